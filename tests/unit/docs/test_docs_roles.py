@@ -175,12 +175,14 @@ def test_defaults_have_the_type_and_the_choices_of_their_option(role: str) -> No
 
 @pytest.mark.parametrize("role", ROLES)
 def test_each_default_has_its_sentence(role: str) -> None:
-    """The line above a default (or above the first of a block without an empty line) is a comment."""
-    lines = (ROLES_FOLDER / role / "defaults" / "main.yml").read_text(encoding="utf-8").splitlines()
+    """Each paragraph of the defaults that sets a variable begins with a comment that says what it does."""
+    text = (ROLES_FOLDER / role / "defaults" / "main.yml").read_text(encoding="utf-8")
     bare = []
-    for number, line in enumerate(lines):
-        if re.match(r"[a-z_][a-z0-9_]*:", line) and not lines[number - 1].startswith("#"):
-            bare.append(line.split(":")[0])
+    for paragraph in re.split(r"\n\s*\n", text):
+        lines = [line for line in paragraph.splitlines() if line not in ("---", "# SPDX-License-Identifier: MIT")]
+        keys = [number for number, line in enumerate(lines) if re.match(r"[a-z_][a-z0-9_]*:", line)]
+        if keys and not any(line.startswith("# ") for line in lines[: keys[0]]):
+            bare.append(lines[keys[0]].split(":")[0])
     assert bare == []
 
 
