@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: MIT
+"""The model_file module: verify once, remember, fetch with resume, refuse what was not meant."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.mushishi.sovereign.plugins.module_utils import model_file as core
+from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.modules import model_file as module
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A web server that can break off, ignore ranges, or refuse."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = CONTENT
+        self.break_after: list[int] = []
+        self.ranges = True
+        self.refuse: int | None = None
+        self.asked: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/model.gguf"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves one file."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        wanted = self.headers.get("Range")
+        server.asked.append(wanted)
+        if server.refuse is not None:
+            self.send_error(server.refuse)
+            return
+        begin = 0
+        if wanted and server.ranges:
+            match = re.fullmatch(r"bytes=(\d+)-", wanted)
+            assert match
+            begin = int(match.group(1))
+            if begin >= len(server.content):
+                self.send_error(416)
+                return
+            self.send_response(206)
+        else:
+            self.send_response(200)
+        body = server.content[begin:]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if server.break_after:
+            body = body[: server.break_after.pop(0)]
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(core, "FIRST_PAUSE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "path": str(tmp_path / "models" / "model.gguf"),
+        "url": None,
+        "src": None,
+        "sha256": SHA256,
+        "size_bytes": len(CONTENT),
+        "reserve_bytes": 0,
+        "record_dir": str(tmp_path / "records"),
+        "status_file": None,
+        "timeout": 5,
+        "attempts": 2,
+    }
+
+
+def place(params: dict[str, Any], content: bytes = CONTENT) -> Path:
+    path = Path(params["path"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_missing_file_is_fetched_verified_and_then_left_alone(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    first = module.ensure(params, check_mode=False)
+    assert first["changed"] and first["transferred_bytes"] == len(CONTENT)
+    assert Path(params["path"]).read_bytes() == CONTENT
+    assert sorted(os.listdir(os.path.dirname(params["path"]))) == ["model.gguf"]
+    second = module.ensure(params, check_mode=False)
+    assert not second["changed"] and second["verified"] == "remembered"
+    assert len(server.asked) == 1
+
+
+def test_check_mode_predicts_the_same_diff_and_changes_nothing(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    params["status_file"] = os.path.join(os.path.dirname(params["record_dir"]), "status.json")
+    predicted = module.ensure(params, check_mode=True)
+    assert predicted["changed"] and not server.asked
+    assert not os.path.exists(params["record_dir"]) and not os.path.exists(params["status_file"])
+    real = module.ensure(params, check_mode=False)
+    assert predicted["diff"] == real["diff"]
+
+
+def test_a_broken_transfer_is_resumed_in_the_same_run(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    server.break_after = [300_000, 300_000]
+    assert module.ensure(params, check_mode=False)["transferred_bytes"] == len(CONTENT)
+    assert server.asked == [None, "bytes=300000-", "bytes=600000-"]
+
+
+def test_a_broken_transfer_is_resumed_in_the_next_run(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    params["attempts"] = 1
+    server.break_after = [400_000]
+    with pytest.raises(SovereignError, match="goes on where it ended"):
+        module.ensure(params, check_mode=False)
+    assert module.ensure(params, check_mode=False)["transferred_bytes"] == len(CONTENT) - 400_000
+    assert server.asked == [None, "bytes=400000-"]
+
+
+def test_a_server_without_ranges_is_read_from_its_beginning(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    server.ranges = False
+    server.break_after = [400_000]
+    module.ensure(params, check_mode=False)
+    assert Path(params["path"]).read_bytes() == CONTENT
+
+
+def test_a_part_of_another_source_is_not_gone_on_with(params: dict[str, Any], server: Server) -> None:
+    path = Path(params["path"])
+    path.parent.mkdir(parents=True)
+    path.with_name("model.gguf.part").write_bytes(b"x" * 1000)
+    path.with_name("model.gguf.part.json").write_text(json.dumps({"source": "https://elsewhere", "sha256": SHA256}))
+    params["url"] = server.url
+    module.ensure(params, check_mode=False)
+    assert server.asked == [None]
+
+
+def test_what_arrives_but_was_not_meant_is_not_kept(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    server.content = CONTENT[:-1] + b"!"
+    with pytest.raises(SovereignError, match="sha256 .* expected"):
+        module.ensure(params, check_mode=False)
+    assert os.listdir(os.path.dirname(params["path"])) == []
+
+
+def test_a_longer_file_than_meant_is_cut_off(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    server.content = CONTENT * 20
+    with pytest.raises(SovereignError, match="gave .* bytes, expected"):
+        module.ensure(params, check_mode=False)
+    assert os.listdir(os.path.dirname(params["path"])) == []
+
+
+def test_a_refusal_is_not_tried_again(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    server.refuse = 404
+    with pytest.raises(SovereignError, match="HTTP 404"):
+        module.ensure(params, check_mode=False)
+    assert len(server.asked) == 1
+
+
+def test_a_failing_server_is_tried_again_and_then_named(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    server.refuse = 503
+    with pytest.raises(SovereignError, match="broke off 2 times"):
+        module.ensure(params, check_mode=False)
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("scheme", ["src", "file"])
+def test_a_local_source_is_copied(params: dict[str, Any], tmp_path: Path, scheme: str) -> None:
+    source = tmp_path / "source.gguf"
+    source.write_bytes(CONTENT)
+    params["src" if scheme == "src" else "url"] = str(source) if scheme == "src" else f"file://{source}"
+    assert module.ensure(params, check_mode=False)["changed"]
+    assert Path(params["path"]).read_bytes() == CONTENT
+
+
+def test_a_file_that_is_there_is_verified_once(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    place(params)
+    first = module.ensure(params, check_mode=False)
+    assert (first["changed"], first["verified"]) == (False, "now")
+    monkeypatch.setattr(core, "sha256_of", lambda *_: pytest.fail("the file was read again"))
+    assert module.ensure(params, check_mode=False)["verified"] == "remembered"
+
+
+def test_a_file_that_changed_is_verified_again(params: dict[str, Any]) -> None:
+    path = place(params)
+    module.ensure(params, check_mode=False)
+    path.write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(SovereignError, match="expected"):
+        module.ensure(params, check_mode=False)
+    assert path.exists()
+
+
+def test_changing_the_hash_forgets(params: dict[str, Any]) -> None:
+    place(params)
+    module.ensure(params, check_mode=False)
+    params["sha256"] = "0" * 64
+    with pytest.raises(SovereignError, match="move the file away"):
+        module.ensure(params, check_mode=True)
+
+
+def test_a_file_without_a_hash_need_only_be_there(params: dict[str, Any]) -> None:
+    place(params)
+    params["sha256"] = None
+    assert module.ensure(params, check_mode=False)["verified"] == "not asked"
+    assert not os.path.exists(params["record_dir"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "it is missing and no source is given"),
+        ({"sha256": "abc"}, "is not 64 hex digits"),
+        ({"url": "https://x", "sha256": None}, "it has a source but no sha256"),
+        ({"url": "ftp://x"}, "is no web or file address"),
+        ({"url": "https://x", "size_bytes": 10**18}, "are free on its disk"),
+        ({"url": "https://x", "size_bytes": 0}, "size_bytes is 0"),
+        ({"path": "models/x.gguf"}, "not a plain absolute path"),
+    ],
+)
+def test_refusals_are_the_same_in_check_mode(params: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    for check_mode in (True, False):
+        with pytest.raises(SovereignError, match=message):
+            module.ensure(params | change, check_mode=check_mode)
+    assert not os.path.exists(os.path.dirname(params["record_dir"]) + "/models")
+
+
+def test_a_wrong_size_is_named_without_reading_the_file(params: dict[str, Any]) -> None:
+    place(params, CONTENT + b"!")
+    with pytest.raises(SovereignError, match=rf"it has {len(CONTENT) + 1} bytes, expected {len(CONTENT)}"):
+        module.ensure(params, check_mode=True)
+
+
+def test_a_folder_in_its_place_is_refused(params: dict[str, Any]) -> None:
+    Path(params["path"]).mkdir(parents=True)
+    with pytest.raises(SovereignError, match="not a regular file"):
+        module.ensure(params, check_mode=True)
+
+
+def test_the_status_file_says_how_far_it_is(params: dict[str, Any], server: Server, tmp_path: Path) -> None:
+    params["url"] = server.url
+    params["status_file"] = str(tmp_path / "status.json")
+    module.ensure(params, check_mode=False)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["bytes"], status["total"]) == ("done", len(CONTENT), len(CONTENT))
+    params["sha256"] = "0" * 64
+    Path(params["path"]).unlink()
+    with pytest.raises(SovereignError):
+        module.ensure(params, check_mode=False)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "failed" and "expected" in status["message"]
+
+
+def test_the_status_is_not_written_too_often(tmp_path: Path) -> None:
+    now = 0.0
+    status = core.Status(str(tmp_path / "s"), clock=lambda: now)
+    status.report("fetching", 0, 100)
+    now = 0.5
+    status.report("fetching", 50, 100)
+    assert json.loads((tmp_path / "s").read_text())["bytes"] == 0
+    now = 2.0
+    status.report("fetching", 80, 100)
+    assert json.loads((tmp_path / "s").read_text())["message"] == "80 B of 100 B (80 %), 40 B/s, 0 s left"
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "rate", "line"),
+    [
+        (3_100_000_000, 19_000_000_000, 112e6, "3.1 GB of 19.0 GB (16 %), 112.0 MB/s, 142 s left"),
+        (512, None, 0.0, "512 B"),
+        (5_000, 5_000, 1e3, "5.0 kB of 5.0 kB (100 %), 1.0 kB/s"),
+    ],
+)
+def test_progress_line(done: int, total: int | None, rate: float, line: str) -> None:
+    assert core.progress_line(done, total, rate) == line
+
+
+def test_the_stamp_is_part_of_what_is_remembered(tmp_path: Path) -> None:
+    wanted = core.Wanted("/models/x", None, SHA256, None, str(tmp_path), 0, 1)
+    stamp = core.Stamp(1, 2, 3, 4)
+    core.remember(wanted, stamp)
+    assert core.remembered(wanted, stamp)
+    assert not core.remembered(wanted, replace(stamp, ctime_ns=5))
+    assert not core.remembered(replace(wanted, sha256="0" * 64), stamp)
