@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""Runs Molecule and Ansible with the environment they need."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import yaml
+
+from .paths import COLLECTIONS, ROOT, SCENARIO, STATE, VENV
+from .say import Run
+
+PREFIX = yaml.safe_load((SCENARIO / "vars.yml").read_text())["lab_prefix"]
+HUB = f"{PREFIX}-hub"
+TASK = re.compile(r"^(?:TASK|RUNNING HANDLER) \[(?P<what>[^\]]+)\]")
+
+
+def environment(docker: str, image: str = "") -> dict[str, str]:
+    """Variables for Molecule, Ansible and the Docker client; nothing of the user's own settings is read or written."""
+    return {
+        "MUSHISHI_ROOT": str(ROOT),
+        "MUSHISHI_IMAGE": image,
+        "DOCKER_HOST": docker,
+        "PATH": f"{VENV / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "ANSIBLE_HOME": str(STATE / "ansible"),
+        "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+        "ANSIBLE_LOCAL_TEMP": str(STATE / "ansible/tmp"),
+        "ANSIBLE_INJECT_FACT_VARS": "false",
+        "ANSIBLE_PIPELINING": "true",
+        "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks",
+        "ANSIBLE_INVENTORY_UNPARSED_FAILED": "true",
+        "MOLECULE_EPHEMERAL_DIRECTORY": str(STATE / "molecule"),
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def molecule(run: Run, verb: str, env: dict[str, str], why: str) -> None:
+    """One Molecule step of the lab scenario, its tasks shown as they pass."""
+    run.command(["molecule", verb, "--scenario-name", "lab"], why=why, env=env, progress=TASK)
+
+
+def playbook(run: Run, name: str, env: dict[str, str], why: str, extra: Sequence[str] = (), show: bool = False) -> None:
+    """One of the collection's playbooks on the lab machine."""
+    run.command(
+        ["ansible-playbook", "--inventory", ROOT / "inventory/lab", ROOT / "playbooks" / f"{name}.yml", *extra],
+        why=why,
+        env=env,
+        progress=None if show else TASK,
+        show=show,
+    )
+
+
+def running(run: Run, env: dict[str, str]) -> list[str]:
+    """Names of the lab's containers that run."""
+    found = run.output(
+        ["docker", "ps", "--filter", f"name=^{PREFIX}-", "--format", "{{.Names}}"], why="Listing containers", env=env
+    )
+    return sorted(found.split())
