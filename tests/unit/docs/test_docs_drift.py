@@ -13,9 +13,9 @@ PAGES = ("variables", "modules", "chains")
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_has_not_drifted(page: str, root: Path, docs_tool: types.ModuleType) -> None:
-    wanted = docs_tool.PAGES[page](root)
-    assert docs_tool.drift(root / "docs" / "reference" / f"{page}.md", wanted) == "", "run tools/docs and commit"
+def test_page_has_not_drifted(page: str, checkout: Path, docs_tool: types.ModuleType) -> None:
+    wanted = docs_tool.PAGES[page](checkout)
+    assert docs_tool.drift(checkout / "docs" / "reference" / f"{page}.md", wanted) == "", "run tools/docs and commit"
 
 
 def test_every_page_is_checked(docs_tool: types.ModuleType) -> None:
@@ -23,8 +23,20 @@ def test_every_page_is_checked(docs_tool: types.ModuleType) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_generation_is_deterministic(page: str, root: Path, docs_tool: types.ModuleType) -> None:
-    assert docs_tool.PAGES[page](root) == docs_tool.PAGES[page](root)
+def test_generation_is_deterministic(page: str, checkout: Path, docs_tool: types.ModuleType) -> None:
+    assert docs_tool.PAGES[page](checkout) == docs_tool.PAGES[page](checkout)
+
+
+def test_every_filter_is_documented(checkout: Path, docs_tool: types.ModuleType) -> None:
+    files = [path for path in (checkout / "plugins" / "filter").glob("*.py") if path.stem != "__init__"]
+    modules = [docs_tool.import_from_collection(checkout, f"filter.{path.stem}") for path in files]
+    names = {name for module in modules for name in module.FilterModule().filters()}
+    assert names == set(docs_tool.documented_plugins(checkout, "filter"))
+
+
+def test_every_module_is_documented(checkout: Path, docs_tool: types.ModuleType) -> None:
+    files = {path.stem for path in (checkout / "plugins" / "modules").glob("*.py")} - {"__init__"}
+    assert files == set(docs_tool.documented_plugins(checkout, "modules"))
 
 
 @pytest.fixture

@@ -46,8 +46,8 @@ def broken(path: Path, text: str) -> list[str]:
     return found
 
 
-def test_links_resolve(markdown_files: list[Path], root: Path) -> None:
-    found = {str(path.relative_to(root)): broken(path, path.read_text("utf-8")) for path in markdown_files}
+def test_links_resolve(markdown_files: list[Path], checkout: Path) -> None:
+    found = {str(path.relative_to(checkout)): broken(path, path.read_text("utf-8")) for path in markdown_files}
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 
