@@ -105,7 +105,7 @@ def find_holders(root: str, inodes: Iterable[int]) -> dict[int, Holder]:
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     holders: dict[int, Holder] = {}
     try:
-        pids = sorted((int(name) for name in os.listdir(f"{root}/proc") if name.isdigit()))
+        pids = sorted(int(name) for name in os.listdir(f"{root}/proc") if name.isdigit())
     except OSError:
         return holders
     for pid in pids:
@@ -185,8 +185,10 @@ def judge_memory(wanted_mib: int, present: int) -> list[str]:
     if present >= wanted_mib * _MIB:
         return []
     return [
-        f"memory: this machine has {present // _MIB} MiB, {wanted_mib} MiB are needed. Add memory, or choose smaller "
-        "models."
+        (
+            f"memory: this machine has {present // _MIB} MiB, {wanted_mib} MiB are needed. Add memory, or choose smaller "
+            "models."
+        )
     ]
 
 
@@ -238,8 +240,10 @@ def judge_file(path: str, wanted: str, seen: str | None) -> list[str]:
     if seen is None or seen == wanted.lower():
         return []
     return [
-        f"file {path}: its SHA-256 is {seen}, wanted is {wanted.lower()}. Remove the file to have it fetched again, or "
-        "correct the hash."
+        (
+            f"file {path}: its SHA-256 is {seen}, wanted is {wanted.lower()}. Remove the file to have it fetched again, or "
+            "correct the hash."
+        )
     ]
 
 

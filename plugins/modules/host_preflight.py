@@ -149,7 +149,6 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.mushishi.sovereign.plugins.module_utils import _host
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 
