@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
 """The routing policy's filters: thin shells around ``plugins/module_utils/policy``.
 
-Each filter takes the policy (the variable ``sovereign_policy``) first, checks and proves it, and turns every refusal into
-one clear error of Ansible's. What a filter does is documented beside this file, in ``<filter>.yml``.
+Each filter takes the policy (the variable ``sovereign_policy``) first, checks and proves it, and turns every refusal
+into one clear error of Ansible's. What a filter does is documented beside this file, in ``<filter>.yml``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any
 
 from ansible.errors import AnsibleFilterError
-
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy import compile as compiled
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy import render
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.model import Plane, Policy
@@ -42,7 +42,7 @@ def _clear(function: Filter) -> Filter:
     return call
 
 
-def policy_check(data: object) -> Dict[str, Any]:
+def policy_check(data: object) -> dict[str, Any]:
     """The checked policy, defaults written out, names sorted."""
     return compiled.policy_to_dict(load_policy(data))
 
@@ -53,13 +53,13 @@ def litellm_config(data: object, plane: str, **options: Any) -> str:
     return compiled.render_litellm(load_policy(data), _plane(plane), plain if isinstance(plain, dict) else {})
 
 
-def ingress_routes(data: object, plane: str) -> List[Dict[str, str]]:
+def ingress_routes(data: object, plane: str) -> list[dict[str, str]]:
     """What the ingress of a plane passes on."""
     load_policy(data)
     return compiled.ingress_routes(_plane(plane))
 
 
-def route_matrix(data: object, available: Optional[Sequence[str]] = None) -> List[Dict[str, Any]]:
+def route_matrix(data: object, available: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Who answers each profile when exactly the named backends answer (all of them by default)."""
     policy = load_policy(data)
     plain = to_plain(available) if available is not None else sorted(policy.backends)
@@ -68,7 +68,7 @@ def route_matrix(data: object, available: Optional[Sequence[str]] = None) -> Lis
     return compiled.route_matrix(policy, plain)
 
 
-def plane_profiles(data: object, plane: str) -> List[str]:
+def plane_profiles(data: object, plane: str) -> list[str]:
     """Sorted names of the profiles of a plane."""
     return load_policy(data).plane_profiles(_plane(plane))
 
@@ -86,9 +86,9 @@ def _of_policy(function: Callable[[Policy], Any]) -> Filter:
 class FilterModule:
     """The filters of the collection that read ``sovereign_policy``."""
 
-    def filters(self) -> Dict[str, Filter]:
+    def filters(self) -> dict[str, Filter]:
         """Name → filter, as Ansible asks for them."""
-        filters: Dict[str, Filter] = {
+        filters: dict[str, Filter] = {
             "policy_check": policy_check,
             "litellm_config": litellm_config,
             "admission_rules": _of_policy(compiled.admission_rules),

@@ -7,7 +7,8 @@ whatever the order of its keys in the inventory.
 
 from __future__ import annotations
 
-from typing import Any, Collection, Dict, List, Mapping, Optional, Union
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import yaml
 
@@ -30,7 +31,7 @@ NO_LOCAL_ENGINE = {"error": "no_local_engine", "status": 503, "mode": None}
 ENGINE_UNAVAILABLE = {"error": "engine_unavailable", "status": 503}
 UPSTREAM_FAILED = {"error": "upstream_failed", "status": 500, "mode": None}
 
-Row = Dict[str, Any]
+Row = dict[str, Any]
 
 
 def policy_to_dict(policy: Policy) -> Row:
@@ -41,7 +42,7 @@ def policy_to_dict(policy: Policy) -> Row:
     return dict(plain)
 
 
-def render_litellm(policy: Policy, plane: Plane, options: Optional[Mapping[str, Any]] = None) -> str:
+def render_litellm(policy: Policy, plane: Plane, options: Mapping[str, Any] | None = None) -> str:
     """The YAML text of a gateway's configuration, proven. Raises :class:`.errors.ProofError` when it cannot be."""
     text = dump_yaml(compile_litellm(policy, plane, options))
     chosen = Options.read(options)
@@ -61,12 +62,12 @@ def admission_rules(policy: Policy) -> Row:
     return rules
 
 
-def ingress_routes(plane: Plane) -> List[Dict[str, str]]:
+def ingress_routes(plane: Plane) -> list[dict[str, str]]:
     """``[{method, path}]``: what the ingress of a plane passes on, everything else is refused."""
     return [{"method": method, "path": path} for method, path in CLIENT_ROUTES if plane in Plane]
 
 
-def door_routes(policy: Policy) -> List[Row]:
+def door_routes(policy: Policy) -> list[Row]:
     """The engine door's routes, one for each local backend that a hybrid profile uses, sorted by backend.
 
     ``prefix`` is what the gateway calls, without a slash at its end; the upstream path is always ``/v1``.
@@ -89,15 +90,15 @@ def door_routes(policy: Policy) -> List[Row]:
     ]
 
 
-def egress_hosts(policy: Policy) -> Dict[str, List[Dict[str, Union[str, int]]]]:
+def egress_hosts(policy: Policy) -> dict[str, list[dict[str, str | int]]]:
     """``{unit: [{host, port}]}``: the hosts outside that each hybrid unit may reach. No sovereign unit is in it."""
     used = {host_port(backend.url) for _chain, backend in _cloud_links(policy)}
-    units: Dict[str, List[Dict[str, Union[str, int]]]] = {unit: [] for unit in HYBRID_UNITS_WITHOUT_EGRESS}
+    units: dict[str, list[dict[str, str | int]]] = {unit: [] for unit in HYBRID_UNITS_WITHOUT_EGRESS}
     units[HYBRID_GATEWAY_UNIT] = [{"host": host, "port": port} for host, port in sorted(used)]
     return dict(sorted(units.items()))
 
 
-def plane_clients(policy: Policy) -> List[Row]:
+def plane_clients(policy: Policy) -> list[Row]:
     """``[{comment, user, address, port}]``: who on the host may open what on the sovereign bridge. Nothing else may."""
     ingress: Row = {
         "comment": "ingress to admission",
@@ -105,7 +106,7 @@ def plane_clients(policy: Policy) -> List[Row]:
         "address": policy.namespace_address(),
         "port": ADMISSION_PORT,
     }
-    doors: List[Row] = [
+    doors: list[Row] = [
         {
             "comment": f"engine door to {route['backend']}",
             "user": DOOR_USER,
@@ -117,7 +118,7 @@ def plane_clients(policy: Policy) -> List[Row]:
     return [ingress, *doors]
 
 
-def route_matrix(policy: Policy, available: Collection[str]) -> List[Row]:
+def route_matrix(policy: Policy, available: Collection[str]) -> list[Row]:
     """Who answers each profile when exactly the named backends answer. Raises :class:`ValueError` for an unknown name.
 
     ``chain`` is the chain as written; ``expect`` is ``{backend: name}`` or ``{error: code, status: N, mode: M}``, where
@@ -125,7 +126,9 @@ def route_matrix(policy: Policy, available: Collection[str]) -> List[Row]:
     """
     unknown = sorted(set(available) - set(policy.backends))
     if unknown:
-        raise ValueError(f"available = {unknown[0]!r}: names no backend of the policy. Use one of {', '.join(sorted(policy.backends))}.")
+        raise ValueError(
+            f"available = {unknown[0]!r}: names no backend of the policy. Use one of {', '.join(sorted(policy.backends))}."
+        )
     return [
         {
             "profile": chain.profile,
@@ -138,7 +141,7 @@ def route_matrix(policy: Policy, available: Collection[str]) -> List[Row]:
     ]
 
 
-def cloud_key_names(policy: Policy) -> List[str]:
+def cloud_key_names(policy: Policy) -> list[str]:
     """Sorted names of the cloud keys that the chains use. A backend no chain uses needs no key."""
     return sorted({backend.key for _chain, backend in _cloud_links(policy)})
 
@@ -175,7 +178,7 @@ def _expect(chain: Chain, available: Collection[str]) -> Row:
     return error_when_nothing_answers(chain)
 
 
-def _cloud_links(policy: Policy) -> "list[tuple[Chain, CloudBackend]]":
+def _cloud_links(policy: Policy) -> list[tuple[Chain, CloudBackend]]:
     return [
         (chain, link.backend)
         for chain in policy.chains(Plane.HYBRID)

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 #: Longest value quoted in a message. A key pasted where a key's *name* belongs must not end up in a log.
 MAX_QUOTED = 60

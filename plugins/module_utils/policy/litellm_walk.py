@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Reads a rendered LiteLLM configuration the way LiteLLM does, and walks every way a request could take through it.
 
-Independent of the compiler on purpose: it knows nothing of what ``litellm.py`` meant to write, only what LiteLLM would do
-with what stands in the text. Where LiteLLM's reading is uncertain (it differs between releases, or depends on the order
+Independent of the compiler on purpose: it knows nothing of what ``litellm.py`` meant to write, only what LiteLLM would
+do with what stands in the text. Where LiteLLM's reading is uncertain (it differs between releases, or depends on the order
 of two look-ups) *both* readings are followed.
 
 What is known about LiteLLM here, from its source at 1.108.5 and from measurements (docs/decisions):
@@ -13,17 +13,18 @@ What is known about LiteLLM here, from its source at 1.108.5 and from measuremen
 - a comma in a name is a batch: every part is called;
 - ``fallbacks``, ``context_window_fallbacks``, ``content_policy_fallbacks`` and ``default_fallbacks`` are read from
   ``router_settings``, ``litellm_settings``, from a deployment's own parameters and from settings of keys and teams; the
-  source ``*`` means every group; a target may be a name or a mapping with parameters of its own; a source may also be the
-  *model* of a deployment, with or without its provider prefix;
+  source ``*`` means every group; a target may be a name or a mapping with parameters of its own; a source may also be
+  the *model* of a deployment, with or without its provider prefix;
 - aliases stand in ``model_group_alias`` (text or ``{model, hidden}``) and ``model_alias_map``;
 - pass-through endpoints and callbacks send what a request holds to an address of their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
+from typing import Any
 
 import yaml
 
@@ -53,7 +54,7 @@ EVERY_GROUP = "*"
 class Destination:
     """Where a request ends: the address (None where the provider's own is meant), and where the document says so."""
 
-    address: Optional[str]
+    address: str | None
     label: str
     where: str
 
@@ -71,14 +72,14 @@ class Edge:
 class Way:
     """How a request gets to a destination: the names it passes, and the last destination."""
 
-    steps: Tuple[str, ...]
+    steps: tuple[str, ...]
     destination: Destination
 
     def __str__(self) -> str:
         return arrow([*self.steps, self.destination.label])
 
 
-def read_document(text: str) -> Dict[str, Any]:
+def read_document(text: str) -> dict[str, Any]:
     """Parse strictly: one mapping, no key twice, no anchors, merges or tags. Raises :class:`.errors.ProofError`."""
     try:
         _refuse_indirection(text)
@@ -93,7 +94,7 @@ def read_document(text: str) -> Dict[str, Any]:
     return document
 
 
-def scalars(value: object, path: str = "") -> Iterator[Tuple[str, object]]:
+def scalars(value: object, path: str = "") -> Iterator[tuple[str, object]]:
     """Every key and every scalar of a document with its key path, in order. A key is reported as its own value."""
     if isinstance(value, dict):
         for key, item in value.items():
@@ -113,11 +114,11 @@ class Graph:
     ``ignored_callbacks`` are hooks known to keep what they see on this machine.
     """
 
-    def __init__(self, document: Dict[str, Any], ignored_callbacks: FrozenSet[str] = frozenset()) -> None:
-        self.deployments: Dict[str, List[Destination]] = {}
-        self.models: Dict[str, Set[str]] = {}
-        self.edges: List[Edge] = []
-        self.sinks: List[Destination] = []
+    def __init__(self, document: dict[str, Any], ignored_callbacks: frozenset[str] = frozenset()) -> None:
+        self.deployments: dict[str, list[Destination]] = {}
+        self.models: dict[str, set[str]] = {}
+        self.edges: list[Edge] = []
+        self.sinks: list[Destination] = []
         self._ignored_callbacks = ignored_callbacks
         entries = document.get("model_list")
         for position, entry in enumerate(entries if isinstance(entries, list) else []):
@@ -127,7 +128,7 @@ class Graph:
     def ways(self, start: str) -> Iterator[Way]:
         """Every destination that a request for ``start`` could reach, each with one shortest way to it."""
         seen = {start}
-        queue: List[Tuple[str, ...]] = [(start,)]
+        queue: list[tuple[str, ...]] = [(start,)]
         while queue:
             steps = queue.pop(0)
             for destination in [*self._destinations(steps[-1]), *self.sinks]:
@@ -207,7 +208,7 @@ class Graph:
             target = item.get("target") if isinstance(item, dict) else item
             self.sinks.append(Destination(str(target), f"{target} ({path}[{position}])", f"{path}[{position}]"))
 
-    def _groups(self, name: str) -> List[str]:
+    def _groups(self, name: str) -> list[str]:
         """The groups that a name may mean: itself, and every wildcard that takes it."""
         exact = [name] if name in self.deployments else []
         return exact + sorted(
@@ -232,7 +233,7 @@ class Graph:
                 yield edge.target
 
 
-def _deployment_destinations(params: Dict[str, Any], path: str) -> List[Destination]:
+def _deployment_destinations(params: dict[str, Any], path: str) -> list[Destination]:
     """Where one deployment's parameters lead: each base they name, or the provider's own host."""
     bases = [(key, params[key]) for key in BASE_KEYS if params.get(key) is not None]
     if not bases:
@@ -256,8 +257,8 @@ class _StrictLoader(yaml.SafeLoader):
     """A safe loader that refuses a key written twice (the last one would win) and keys that are no text."""
 
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> Dict[str, Any]:
-    result: Dict[str, Any] = {}
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[str, Any]:
+    result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Dict, List, Literal, Optional, Union
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from ._pydantic import BaseModel, ConfigDict, Field
@@ -56,8 +56,8 @@ class Tier(_Shape):
 class Price(_Shape):
     """List price of a cloud model, in US dollars for a million tokens."""
 
-    input_usd_per_mtok: float = Field(ge=0)
-    output_usd_per_mtok: float = Field(ge=0)
+    input_usd_per_mtok: float = Field(ge=0, allow_inf_nan=False)
+    output_usd_per_mtok: float = Field(ge=0, allow_inf_nan=False)
 
 
 class LocalBackend(_Shape):
@@ -65,7 +65,7 @@ class LocalBackend(_Shape):
 
     location: Literal["local"]
     engine: Literal["vllm", "llama.cpp"]
-    mode: Optional[Mode] = None
+    mode: Mode | None = None
     model: str
     url: str
     context_length: int = Field(gt=0)
@@ -84,24 +84,24 @@ class CloudBackend(_Shape):
     context_length: int = Field(gt=0)
     timeout: int = Field(gt=0)
     stream_timeout: int = Field(gt=0)
-    price: Optional[Price] = None
+    price: Price | None = None
 
 
-Backend = Annotated[Union[LocalBackend, CloudBackend], Field(discriminator="location")]
+Backend = Annotated[LocalBackend | CloudBackend, Field(discriminator="location")]
 
 
 class Profile(_Shape):
     """Who asks: a tier and a chain of backend names, tried in order, with an optional terminal word at its end."""
 
     tier: TierId
-    chain: List[str] = Field(min_length=1)
-    cloud_budget_usd: Optional[float] = None
+    chain: list[str] = Field(min_length=1)
+    cloud_budget_usd: float | None = None
 
 
 class Budget(_Shape):
     """What one provider may cost in a period (``30m``, ``12h``, ``1d``, ``30d``)."""
 
-    usd: float = Field(ge=0)
+    usd: float = Field(ge=0, allow_inf_nan=False)
     period: str
 
 
@@ -110,7 +110,7 @@ class Link:
     """One link of a chain: the backend and the LiteLLM group that stands for it."""
 
     backend_name: str
-    backend: Union[LocalBackend, CloudBackend]
+    backend: LocalBackend | CloudBackend
     group: str
     deployment_id: str
 
@@ -127,7 +127,7 @@ class Chain:
     profile: str
     tier: str
     plane: Plane
-    links: "tuple[Link, ...]"
+    links: tuple[Link, ...]
     terminal: str
 
     @property
@@ -146,16 +146,16 @@ class Policy(_Shape):
 
     version: Literal[1]
     lan: str = DEFAULT_LAN
-    tiers: Dict[TierId, Tier]
-    backends: Dict[str, Backend] = Field(min_length=1)
-    profiles: Dict[str, Profile] = Field(min_length=1)
-    budgets: Dict[Provider, Budget] = Field(default_factory=dict)
+    tiers: dict[TierId, Tier]
+    backends: dict[str, Backend] = Field(min_length=1)
+    profiles: dict[str, Profile] = Field(min_length=1)
+    budgets: dict[Provider, Budget] = Field(default_factory=dict)
 
     def plane_of(self, profile_name: str) -> Plane:
         """The plane a profile lives in: T1 is sovereign, everything else hybrid."""
         return Plane.SOVEREIGN if self.profiles[profile_name].tier == "T1" else Plane.HYBRID
 
-    def plane_profiles(self, plane: Plane) -> "list[str]":
+    def plane_profiles(self, plane: Plane) -> list[str]:
         """Sorted names of the profiles that live in a plane."""
         return sorted(name for name in self.profiles if self.plane_of(name) is plane)
 
@@ -177,7 +177,7 @@ class Policy(_Shape):
         )
         return Chain(profile_name, profile.tier, self.plane_of(profile_name), links, terminal)
 
-    def chains(self, plane: Optional[Plane] = None) -> "list[Chain]":
+    def chains(self, plane: Plane | None = None) -> list[Chain]:
         """The chains of all profiles (of one plane), sorted by profile name."""
         return [self.chain(name) for name in sorted(self.profiles) if plane is None or self.plane_of(name) is plane]
 
@@ -195,7 +195,7 @@ def group_name(profile_name: str, backend_name: str) -> str:
     return f"{profile_name}.{backend_name}"
 
 
-def host_port(url: str) -> "tuple[str, int]":
+def host_port(url: str) -> tuple[str, int]:
     """Host and port of a URL, the port from the scheme where the URL names none."""
     parts = urlsplit(url)
     return (parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0))

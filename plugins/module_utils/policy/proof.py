@@ -6,8 +6,8 @@ configuration and refuses it unless
 
 1. every way that LiteLLM could take from each profile (``litellm_walk.py``) ends at a link of that profile's chain;
 2. no setting stands in it that is known to open another way;
-3. in a sovereign text no cloud host, model, provider or key reference stands anywhere, comments included, and no address
-   that is not an engine of the policy;
+3. in a sovereign text no cloud host, model, provider or key reference stands anywhere, comments included, and no
+   address that is not an engine of the policy;
 4. every key and every value is one of the closed list below. So what nobody thought of is refused too.
 
 The closed list repeats what the compiler writes, by hand and on purpose: a change of one without the other is refused.
@@ -16,7 +16,8 @@ The closed list repeats what the compiler writes, by hand and on purpose: a chan
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .errors import PolicyError, Problem, ProofError, arrow, quote
 from .litellm_walk import Graph, read_document, scalars
@@ -32,7 +33,7 @@ MASTER_KEY = "os.environ/LITELLM_MASTER_KEY"
 
 #: Keys that open a way out in some setting of LiteLLM, wherever they stand. Value: what they do.
 #: They would be refused by the closed list as well; here they get a message that says why.
-DANGERS: Dict[str, str] = {
+DANGERS: dict[str, str] = {
     "default_fallbacks": "sends every failed group to these models",
     "context_window_fallbacks": "sends an over-long prompt to other models, with every engine healthy",
     "content_policy_fallbacks": "sends a refused prompt to other models",
@@ -69,8 +70,8 @@ DANGERS: Dict[str, str] = {
 #: Dangers whose switched-off form the compiler writes on purpose.
 SWITCHED_OFF = {"allow_client_side_credentials": False}
 
-_ROUTER: Dict[str, object] = {"routing_strategy": "simple-shuffle", "num_retries": 0, "disable_cooldowns": True}
-_SETTINGS: Dict[str, object] = {
+_ROUTER: dict[str, object] = {"routing_strategy": "simple-shuffle", "num_retries": 0, "disable_cooldowns": True}
+_SETTINGS: dict[str, object] = {
     "num_retries": 0,
     "telemetry": False,
     "drop_params": True,
@@ -79,7 +80,7 @@ _SETTINGS: Dict[str, object] = {
     "turn_off_message_logging": True,
     "suppress_debug_info": True,
 }
-_GENERAL: Dict[str, object] = {
+_GENERAL: dict[str, object] = {
     "master_key": MASTER_KEY,
     "custom_auth": AUTH_HOOK,
     "custom_auth_run_common_checks": True,
@@ -119,14 +120,14 @@ def prove_policy(policy: Policy) -> None:
         raise PolicyError(problems)
 
 
-def cloud_ways(policy: Policy) -> List[Tuple[str, ...]]:
+def cloud_ways(policy: Policy) -> list[tuple[str, ...]]:
     """Every shortest way from a T1 profile to something that is not an engine on the LAN, sorted by profile."""
     edges = _policy_edges(policy)
-    found: List[Tuple[str, ...]] = []
+    found: list[tuple[str, ...]] = []
     for name in sorted(policy.profiles):
         if policy.profiles[name].tier != "T1":
             continue
-        queue: List[Tuple[str, ...]] = [(name,)]
+        queue: list[tuple[str, ...]] = [(name,)]
         seen = {name}
         while queue:
             way = queue.pop(0)
@@ -141,9 +142,9 @@ def cloud_ways(policy: Policy) -> List[Tuple[str, ...]]:
     return found
 
 
-def _policy_edges(policy: Policy) -> Dict[str, List[str]]:
+def _policy_edges(policy: Policy) -> dict[str, list[str]]:
     """``profile → profile#first``, ``profile#link → profile#next``: a node for each link of each chain."""
-    edges: Dict[str, List[str]] = {}
+    edges: dict[str, list[str]] = {}
     for name, profile in policy.profiles.items():
         previous = name
         for link in profile.chain:
@@ -161,7 +162,7 @@ def _is_on_lan(policy: Policy, backend_name: str) -> bool:
 def _lan_url(policy: Policy, url: str) -> bool:
     """True for ``http://<IPv4 address of the LAN>:<port>/v1``, read by a pattern and not by a URL library."""
     match = re.fullmatch(r"http://([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3}):[0-9]{1,5}/v1", url)
-    if not match or any(len(part) > 1 and part[0] == "0" or int(part) > 255 for part in match.groups()):
+    if not match or any((len(part) > 1 and part[0] == "0") or int(part) > 255 for part in match.groups()):
         return False
     address = int.from_bytes(bytes(int(part) for part in match.groups()), "big")
     network = policy.lan_network()
@@ -178,7 +179,7 @@ def prove_litellm(
     door_url: str = DEFAULT_DOOR_URL,
     max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS,
 ) -> None:
-    """Refuse a rendered LiteLLM configuration that is not shown to keep the policy. Raises :class:`.errors.ProofError`."""
+    """Refuse a rendered LiteLLM configuration not shown to keep the policy. Raises :class:`.errors.ProofError`."""
     document = read_document(text)
     _prove_ways(document, policy, plane, door_url)
     _prove_no_dangers(document)
@@ -196,13 +197,15 @@ def prove_no_cloud(text: str, data: object, policy: Policy) -> None:
     _refuse_words("text", text, words)
 
 
-def _prove_ways(document: Dict[str, Any], policy: Policy, plane: Plane, door_url: str) -> None:
+def _prove_ways(document: dict[str, Any], policy: Policy, plane: Plane, door_url: str) -> None:
     callbacks = frozenset(_HYBRID_CALLBACKS) if plane is Plane.HYBRID else frozenset()
     graph = Graph(document, callbacks)
     for name in sorted(policy.profiles):
         if policy.plane_of(name) is not plane:
             if name in graph.deployments:
-                raise ProofError(f"model_list: {name}", f"is a {policy.profiles[name].tier} profile, this is the {plane.value} plane")
+                raise ProofError(
+                    f"model_list: {name}", f"is a {policy.profiles[name].tier} profile, this is the {plane.value} plane"
+                )
             continue
         allowed = dict(_link_urls(policy, name, door_url))
         for way in graph.ways(name):
@@ -214,14 +217,14 @@ def _prove_ways(document: Dict[str, Any], policy: Policy, plane: Plane, door_url
                 )
 
 
-def _label(policy: Policy, address: "str | None") -> "str | None":
+def _label(policy: Policy, address: str | None) -> str | None:
     """The policy's own name of a destination, where it has one."""
     names = [name for name, backend in sorted(policy.backends.items()) if backend.url == address]
     return f"{names[0]} ({address})" if names else None
 
 
-def _link_urls(policy: Policy, profile_name: str, door_url: str) -> Iterator[Tuple[str, str]]:
-    """``(url, backend name)`` of each link a profile may use, as its plane reaches it. Written without ``Policy.chain``."""
+def _link_urls(policy: Policy, profile_name: str, door_url: str) -> Iterator[tuple[str, str]]:
+    """``(url, backend name)`` of each link a profile may use, as its plane reaches it. Not by ``Policy.chain``."""
     profile = policy.profiles[profile_name]
     for name in profile.chain:
         backend = policy.backends.get(name)
@@ -250,9 +253,9 @@ def _at(document: object, path: str) -> object:
     return document
 
 
-def _cloud_words(policy: Policy) -> List[Tuple[str, str]]:
-    """``(word, what it is)`` for all that belongs to the cloud side of a policy and may not stand in a sovereign text."""
-    words: List[Tuple[str, str]] = []
+def _cloud_words(policy: Policy) -> list[tuple[str, str]]:
+    """``(word, what it is)`` for all of a policy's cloud side: it may not stand in a sovereign text."""
+    words: list[tuple[str, str]] = []
     own = {backend.model for backend in policy.backends.values() if isinstance(backend, LocalBackend)}
     for name, backend in sorted(policy.backends.items()):
         if isinstance(backend, CloudBackend):
@@ -264,7 +267,7 @@ def _cloud_words(policy: Policy) -> List[Tuple[str, str]]:
     return words
 
 
-def _refuse_words(path: str, value: str, words: List[Tuple[str, str]]) -> None:
+def _refuse_words(path: str, value: str, words: list[tuple[str, str]]) -> None:
     lowered = value.lower()
     for word, what in words:
         if word.lower() in lowered:
@@ -279,7 +282,9 @@ def _refuse_words(path: str, value: str, words: List[Tuple[str, str]]) -> None:
 def _refuse_addresses(path: str, value: str, policy: Policy) -> None:
     """Any URL must be a T1 engine's, and any dotted name one of ours: a host needs no ``://`` to be reached."""
     engines = {
-        backend.url for backend in policy.backends.values() if isinstance(backend, LocalBackend) and _lan_url(policy, backend.url)
+        backend.url
+        for backend in policy.backends.values()
+        if isinstance(backend, LocalBackend) and _lan_url(policy, backend.url)
     }
     if "://" in value or value.startswith("//"):
         if value not in engines:
@@ -296,14 +301,14 @@ def _refuse_addresses(path: str, value: str, policy: Policy) -> None:
 # --- the closed list --------------------------------------------------------------------------------------------------
 
 
-def _expected(policy: Policy, plane: Plane, door_url: str, max_answer_tokens: int) -> Dict[str, object]:
+def _expected(policy: Policy, plane: Plane, door_url: str, max_answer_tokens: int) -> dict[str, object]:
     """What a document of this plane may hold, key by key. Written without the compiler and without ``Policy.chain``."""
     names = [name for name in sorted(policy.profiles) if policy.plane_of(name) is plane]
     chains = {name: list(_link_urls(policy, name, door_url)) for name in names}
     settings = dict(_SETTINGS)
     if plane is Plane.HYBRID:
         settings["callbacks"] = list(_HYBRID_CALLBACKS)
-    document: Dict[str, object] = {
+    document: dict[str, object] = {
         "model_list": [
             _expected_deployment(policy, name, position, backend_name, url, max_answer_tokens)
             for name, links in chains.items()
@@ -328,9 +333,9 @@ def _expected(policy: Policy, plane: Plane, door_url: str, max_answer_tokens: in
 
 def _expected_deployment(
     policy: Policy, profile: str, position: int, backend_name: str, url: str, max_answer_tokens: int
-) -> Dict[str, object]:
+) -> dict[str, object]:
     backend = policy.backends[backend_name]
-    params: Dict[str, object] = {
+    params: dict[str, object] = {
         "model": f"openai/{backend.model}",
         "api_base": url,
         "timeout": backend.timeout,
@@ -339,7 +344,7 @@ def _expected_deployment(
         "input_cost_per_token": 0.0,
         "output_cost_per_token": 0.0,
     }
-    info: Dict[str, object] = {"id": f"{profile}/{backend_name}", "mode": "chat", "location": backend.location}
+    info: dict[str, object] = {"id": f"{profile}/{backend_name}", "mode": "chat", "location": backend.location}
     if isinstance(backend, CloudBackend):
         params["api_key"] = f"os.environ/CLOUD_KEY_{re.sub('[^A-Z0-9]', '_', backend.key.upper())}"
         params["max_tokens"] = min(max_answer_tokens, backend.context_length)
@@ -360,7 +365,7 @@ def _expected_deployment(
     }
 
 
-def _expected_budgets(policy: Policy, chains: Mapping[str, List[Tuple[str, str]]]) -> Dict[str, object]:
+def _expected_budgets(policy: Policy, chains: Mapping[str, list[tuple[str, str]]]) -> dict[str, object]:
     backends = [policy.backends[backend_name] for links in chains.values() for _url, backend_name in links]
     used = {backend.provider for backend in backends if isinstance(backend, CloudBackend)}
     return {
@@ -371,7 +376,7 @@ def _expected_budgets(policy: Policy, chains: Mapping[str, List[Tuple[str, str]]
 
 
 def _prove_closed(found: object, expected: object, path: str = "") -> None:
-    """Compare key by key, types included (``True`` is not ``1``). Raises :class:`.errors.ProofError` at the first difference."""
+    """Compare key by key, types included (``True`` is not ``1``). The first difference is refused."""
     where = path or "document"
     if isinstance(expected, dict):
         if not isinstance(found, dict):

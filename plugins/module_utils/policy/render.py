@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 from .compile import error_when_nothing_answers
 from .model import Chain, LocalBackend, Plane, Policy
@@ -20,7 +20,7 @@ def chain_table(policy: Policy) -> str:
 
 
 def chain_diagram(policy: Policy) -> str:
-    """A Mermaid flowchart: a row per profile, the two planes and the cloud as boxes, the order of each chain on its arrows."""
+    """A Mermaid flowchart: profiles, engines and cloud as boxes, the order of each chain on its arrows."""
     chains = _by_tier(policy)
     lines = ["flowchart LR"]
     for plane, title in ((Plane.SOVEREIGN, "sovereign profiles"), (Plane.HYBRID, "hybrid profiles")):
@@ -29,8 +29,14 @@ def chain_diagram(policy: Policy) -> str:
             plane.value, title, [f'p_{_id(chain.profile)}(["{chain.profile}<br/>{chain.tier}"])' for chain in members]
         )
     used = {link.backend_name: link.backend for chain in chains for link in chain.links}
-    local = [f'b_{_id(name)}["{name}<br/>{_engine(backend)}"]' for name, backend in sorted(used.items()) if isinstance(backend, LocalBackend)]
-    cloud = [f'b_{_id(name)}[/"{name}"/]' for name, backend in sorted(used.items()) if not isinstance(backend, LocalBackend)]
+    local = [
+        f'b_{_id(name)}["{name}<br/>{_engine(backend)}"]'
+        for name, backend in sorted(used.items())
+        if isinstance(backend, LocalBackend)
+    ]
+    cloud = [
+        f'b_{_id(name)}[/"{name}"/]' for name, backend in sorted(used.items()) if not isinstance(backend, LocalBackend)
+    ]
     lines += _box("engines", "engines: a LAN with no router", local)
     lines += _box("cloud", "cloud", cloud)
     lines += _box("ends", "when nothing answers", [f'e_{word}{{{{"{word}"}}}}' for word in _terminals(chains)])
@@ -47,7 +53,7 @@ def chain_diagram(policy: Policy) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _by_tier(policy: Policy) -> List[Chain]:
+def _by_tier(policy: Policy) -> list[Chain]:
     return sorted(policy.chains(), key=lambda chain: (chain.tier, chain.profile))
 
 
@@ -59,7 +65,7 @@ def _row(policy: Policy, chain: Chain) -> Sequence[str]:
     ]
     way = " → ".join([*(f"`{link.backend_name}`" for link in chain.links)])
     note = f" (budget 0: without {', '.join(left_out)})" if left_out else ""
-    names: Dict[str, str] = {tier_id: tier.name for tier_id, tier in policy.tiers.items()}
+    names: dict[str, str] = {tier_id: tier.name for tier_id, tier in policy.tiers.items()}
     tier = f"{chain.tier} {names[chain.tier]}"
     return (f"`{chain.profile}`", tier, chain.plane.value, way + note, _ending(chain))
 
@@ -69,15 +75,15 @@ def _ending(chain: Chain) -> str:
     if error["error"] == "no_local_engine":
         return f"{error['status']} `no_local_engine`, retry later; never the cloud"
     if error["mode"]:
-        return f"{error['status']} `{error['error']}`, names the mode `{error['mode']}`; no fallback"
-    return f"{error['status']}, the last link's failure"
+        return f"{error['status']} `{error['error']}`, names the mode `{error['mode']}`; nothing else may answer"
+    return f"{error['status']} from the gateway"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |"
+    return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)) + " |"
 
 
-def _box(name: str, title: str, members: Sequence[str]) -> List[str]:
+def _box(name: str, title: str, members: Sequence[str]) -> list[str]:
     if not members:
         return []
     return [f'    subgraph {name}["{title}"]', *(f"        {member}" for member in members), "    end"]
@@ -87,14 +93,14 @@ def _engine(backend: LocalBackend) -> str:
     return f"{backend.engine}, {backend.mode} mode" if backend.mode else f"{backend.engine}, always on"
 
 
-def _terminals(chains: Sequence[Chain]) -> List[str]:
+def _terminals(chains: Sequence[Chain]) -> list[str]:
     return sorted({chain.terminal for chain in chains})
 
 
-def _arrows(chain: Chain) -> List[str]:
+def _arrows(chain: Chain) -> list[str]:
     """One arrow per link, numbered in the order of the chain, then the arrow to the chain's end."""
     start = f"p_{_id(chain.profile)}"
-    arrows: Dict[str, str] = {}
+    arrows: dict[str, str] = {}
     for position, link in enumerate(chain.links, start=1):
         arrows[f"b_{_id(link.backend_name)}"] = f'    {start} -->|"{position}"| b_{_id(link.backend_name)}'
     arrows["end"] = f"    {start} -.-> e_{chain.terminal}"

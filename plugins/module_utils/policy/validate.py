@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import SplitResult, urlsplit
 
 from ._pydantic import ValidationError, require_pydantic
@@ -34,10 +34,20 @@ PRIVATE_SUFFIXES = ("local", "localhost", "localdomain", "internal", "intranet",
 #: Words with a meaning of their own in a chain, in LiteLLM's model lists, or as a provider.
 RESERVED = frozenset(
     {*TERMINALS, "t1", "t2", "t3", "t4", "default", "all", "none", "cloud", "local", "all-proxy-models"}
-    | {"all-team-models", "no-default-models", "openai", "azure", "bedrock", "anthropic", "gemini", "sovereign", "hybrid"}
+    | {
+        "all-team-models",
+        "no-default-models",
+        "openai",
+        "azure",
+        "bedrock",
+        "anthropic",
+        "gemini",
+        "sovereign",
+        "hybrid",
+    }
 )
 
-_SHAPE_REMEDIES: Dict[str, Tuple[str, str]] = {
+_SHAPE_REMEDIES: dict[str, tuple[str, str]] = {
     "extra_forbidden": ("is not a key of the policy", "Remove it or correct its spelling"),
     "missing": ("is missing", "Add it"),
     "union_tag_invalid": ("is neither local nor cloud", "Write location: local or location: cloud"),
@@ -49,7 +59,7 @@ _UNION_TAGS = frozenset({"local", "cloud"})
 
 
 def load_policy(data: object) -> Policy:
-    """Read, check and prove a policy. Raises :class:`.errors.PolicyError` with every fault found, with path and remedy."""
+    """Read, check and prove a policy. Raises :class:`.errors.PolicyError` that lists every fault found."""
     policy = parse_policy(data)
     problems = find_problems(policy)
     if problems:
@@ -83,7 +93,7 @@ def to_plain(value: object) -> object:
     return float(value) if isinstance(value, float) else value
 
 
-def find_problems(policy: Policy) -> List[Problem]:
+def find_problems(policy: Policy) -> list[Problem]:
     """Every rule the policy breaks, in a stable order. An empty list means that it keeps them all."""
     rules: Sequence[Callable[[Policy], Iterator[Problem]]] = (
         _lan_rules,
@@ -101,13 +111,13 @@ def find_problems(policy: Policy) -> List[Problem]:
     return [problem for rule in rules for problem in rule(policy)]
 
 
-def _shape_problem(error: Dict[str, object], data: object) -> Problem:
+def _shape_problem(error: dict[str, object], data: object) -> Problem:
     """Turn one of pydantic's findings into ours: key path, value, remedy."""
     kind = str(error["type"])
     steps = error["loc"] if isinstance(error["loc"], tuple) else ()
     path, at_path, found = ROOT, data, True
     for position, step in enumerate(steps):
-        if isinstance(at_path, dict) and (step in at_path or kind == "missing" and position == len(steps) - 1):
+        if isinstance(at_path, dict) and (step in at_path or (kind == "missing" and position == len(steps) - 1)):
             path, at_path = f"{path}.{step}", at_path.get(step)
         elif isinstance(at_path, list) and isinstance(step, int) and step < len(at_path):
             path, at_path = f"{path}[{step}]", at_path[step]
@@ -121,7 +131,7 @@ def _shape_problem(error: Dict[str, object], data: object) -> Problem:
     return Problem(path, at_path, problem, remedy)
 
 
-def _expected(error: Dict[str, object]) -> str:
+def _expected(error: dict[str, object]) -> str:
     message = str(error["msg"]).rstrip(".")
     return "Use " + message[len("Input should be ") :] if message.startswith("Input should be ") else message
 
@@ -167,7 +177,7 @@ def _name_rules(policy: Policy) -> Iterator[Problem]:
             yield Problem(path, name, "is a reserved word", "Choose another name")
 
 
-def _split(url: str) -> Optional[SplitResult]:
+def _split(url: str) -> SplitResult | None:
     """Take a URL apart, or None when it cannot be (or holds what no URL of ours may hold)."""
     if not url.isascii() or any(character <= " " or character in "\\%\x7f" for character in url):
         return None
@@ -196,7 +206,7 @@ def _local_backend_rules(policy: Policy) -> Iterator[Problem]:
         yield from _timeout_rules(path, backend)
 
 
-def _local_url_fault(url: str, policy: Policy) -> Optional[str]:
+def _local_url_fault(url: str, policy: Policy) -> str | None:
     parts = _split(url)
     if parts is None:
         return "is no plain URL"
@@ -226,11 +236,13 @@ def _cloud_backend_rules(policy: Policy) -> Iterator[Problem]:
             masked = f"{backend.key[:3]}…"
             yield Problem(f"{path}.key", masked, "is no name of a key", "Give the key's name, keep the key in its file")
         if not CLOUD_MODEL.fullmatch(backend.model):
-            yield Problem(f"{path}.model", backend.model, "is no plain model name", "Copy the provider's own name of it")
+            yield Problem(
+                f"{path}.model", backend.model, "is no plain model name", "Copy the provider's own name of it"
+            )
         yield from _timeout_rules(path, backend)
 
 
-def _cloud_url_fault(url: str) -> Optional[str]:
+def _cloud_url_fault(url: str) -> str | None:
     parts = _split(url)
     if parts is None:
         return "is no plain URL"
@@ -244,7 +256,7 @@ def _cloud_url_fault(url: str) -> Optional[str]:
     return None
 
 
-def _timeout_rules(path: str, backend: "LocalBackend | CloudBackend") -> Iterator[Problem]:
+def _timeout_rules(path: str, backend: LocalBackend | CloudBackend) -> Iterator[Problem]:
     if backend.stream_timeout > backend.timeout:
         yield Problem(
             f"{path}.stream_timeout",
@@ -255,8 +267,8 @@ def _timeout_rules(path: str, backend: "LocalBackend | CloudBackend") -> Iterato
 
 
 def _served_name_rules(policy: Policy) -> Iterator[Problem]:
-    by_model: Dict[str, Tuple[str, Optional[str]]] = {}
-    by_endpoint: Dict[str, str] = {}
+    by_model: dict[str, tuple[str, str | None]] = {}
+    by_endpoint: dict[str, str] = {}
     for name, backend in sorted(policy.backends.items()):
         if not isinstance(backend, LocalBackend):
             continue
@@ -277,7 +289,7 @@ def _served_name_rules(policy: Policy) -> Iterator[Problem]:
 
 def _key_rules(policy: Policy) -> Iterator[Problem]:
     """One key, one host: a key that two hosts got would be known to a provider that it does not belong to."""
-    hosts: Dict[str, Tuple[str, str]] = {}
+    hosts: dict[str, tuple[str, str]] = {}
     for name, backend in sorted(policy.backends.items()):
         if isinstance(backend, CloudBackend):
             host = host_port(backend.url)[0]
@@ -294,7 +306,7 @@ def _key_rules(policy: Policy) -> Iterator[Problem]:
 def _chain_rules(policy: Policy) -> Iterator[Problem]:
     for name, profile in sorted(policy.profiles.items()):
         path = f"{ROOT}.profiles.{name}"
-        seen: List[str] = []
+        seen: list[str] = []
         for position, link in enumerate(profile.chain):
             here = f"{path}.chain[{position}]"
             if link in TERMINALS:
@@ -302,7 +314,9 @@ def _chain_rules(policy: Policy) -> Iterator[Problem]:
                     way = arrow([name, *profile.chain[: position + 2]])
                     yield Problem(here, link, f"ends the chain, yet a link follows ({way})", f"Put {link} last")
                 if link == "queue" and profile.tier != "T1":
-                    yield Problem(here, link, f"only T1 has a queue, this profile is {profile.tier}", "End it with error")
+                    yield Problem(
+                        here, link, f"only T1 has a queue, this profile is {profile.tier}", "End it with error"
+                    )
             elif link not in policy.backends:
                 known = ", ".join(sorted(policy.backends))
                 yield Problem(here, link, "names no backend of this policy", f"Use one of {known}, or queue or error")
