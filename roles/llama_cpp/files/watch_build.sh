@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: MIT
+# usage: sh -s UNIT LOG
+# Waits 15 seconds, or until the unit ends, and prints the last step of the log.
+unit=$1 log=$2 waited=0
+while [ "$waited" -lt 15 ]; do
+    case $(systemctl show --property=ActiveState --value "$unit") in
+        active | activating) ;;
+        *)
+            echo "finished: $(tail -n 1 "$log" | cut -c 1-100)"
+            exit 0
+            ;;
+    esac
+    sleep 1
+    waited=$((waited + 1))
+done
+tail -n 1 "$log" | cut -c 1-100
