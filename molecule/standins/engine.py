@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: MIT
+"""The stand-in for a vLLM container: its routes, its error shapes, its metrics names, and faults that can be switched.
+
+The shapes follow vLLM 0.33 (`vllm serve`). Takes vLLM's own command line; options that mean nothing here are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import ctl, http1
+from .chat import send_answer
+from .control import Arguments, ControlServer, record_verbs
+from .net import Connection, TcpListener, join_address, log, run_until_signal
+from .openai_wire import Answer, Fault, limit_of, prompt_of, prompt_tokens, wants_usage
+from .records import Recorder
+
+VERSION = "0.33.0"
+DEFAULT_CONTROL = "127.0.0.1:9098"
+HANG_STEP = 0.2
+GUARDED = ("/v1", "/v2", "/inference", "/cohere")
+"""Prefixes that vLLM's API key guards; everything else is open."""
+
+FAULTS: dict[str, float | None] = {
+    "ok": None,
+    "hang": None,
+    "500": None,
+    "cut": 3.0,
+    "unhealthy": None,
+    "slow-first-token": 60.0,
+    "refuse": None,
+}
+"""What an engine can be told, with the default number of those that take one (seconds; pieces for ``cut``)."""
+
+BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+"""Upper bounds of the latency histograms, seconds."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the engine is told; times in seconds."""
+
+    names: tuple[str, ...]
+    host: str = "0.0.0.0"
+    port: int = 8000
+    keys: tuple[str, ...] = ()
+    max_model_len: int = 32768
+    first: float = 0.02
+    each: float = 0.002
+    control: str = DEFAULT_CONTROL
+    state: Path | None = None
+    fault: str = "ok"
+
+
+def parse_options(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
+    """Read vLLM's command line and the environment. Raises ValueError for a value that cannot be used."""
+    words = list(argv[1:] if argv[:1] == ["serve"] else argv)
+    model = words[0] if words and not words[0].startswith("-") else ""
+    given: dict[str, list[str]] = {}
+    current: list[str] = []
+    for word in words:
+        if word.startswith("--"):
+            name, equals, text = word[2:].partition("=")
+            current = given[name.replace("_", "-")] = [text] if equals else []
+        else:
+            current.append(word)
+
+    def value(option: str, variable: str, default: str) -> str:
+        return given[option][0] if given.get(option) else environment.get(variable) or default
+
+    model = model or value("model", "", "")
+    names = given.get("served-model-name") or environment.get("STANDIN_SERVED_MODEL_NAME", "").split() or [model]
+    key = environment.get("VLLM_API_KEY")
+    return Options(
+        names=tuple(name for name in names if name) or ("stand-in",),
+        host=value("host", "STANDIN_HOST", "0.0.0.0"),
+        port=_number("port", value("port", "STANDIN_PORT", "8000")),
+        keys=tuple(given.get("api-key") or ([key] if key else [])),
+        max_model_len=_number("max-model-len", value("max-model-len", "STANDIN_MAX_MODEL_LEN", "32768")),
+        first=_number("STANDIN_TTFT_MS", environment.get("STANDIN_TTFT_MS", "20")) / 1000,
+        each=_number("STANDIN_TOKEN_MS", environment.get("STANDIN_TOKEN_MS", "2")) / 1000,
+        control=environment.get("STANDIN_CONTROL") or DEFAULT_CONTROL,
+        state=Path(environment["STANDIN_STATE"]) if environment.get("STANDIN_STATE") else None,
+        fault=environment.get("STANDIN_FAULT") or "ok",
+    )
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"{name}: {text!r} is not a whole number")
+    return int(text)
+
+
+def error_body(status: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
+    """vLLM's error shape."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+class Metrics:
+    """The numbers behind /metrics."""
+
+    def __init__(self, model: str) -> None:
+        self._labels = f'engine="0",model_name="{model}"'
+        self._lock = threading.Lock()
+        self.running = 0
+        self.counts: Counter[str] = Counter()
+        self._times: dict[str, list[float]] = {
+            "time_to_first_token_seconds": [],
+            "inter_token_latency_seconds": [],
+            "e2e_request_latency_seconds": [],
+        }
+
+    def begin(self) -> None:
+        """A completion starts."""
+        with self._lock:
+            self.running += 1
+
+    def end(self, answer: Answer | None, reason: str, seconds: float, first: float, each: float) -> None:
+        """A completion ends; without an answer it was aborted."""
+        with self._lock:
+            self.running -= 1
+            self.counts[f"request_success_total/{reason}"] += 1
+            if answer is None:
+                return
+            self.counts["prompt_tokens_total"] += answer.prompt_tokens
+            self.counts["generation_tokens_total"] += len(answer.pieces)
+            self.counts["prefix_cache_queries_total"] += answer.prompt_tokens
+            self._times["time_to_first_token_seconds"].append(first)
+            self._times["inter_token_latency_seconds"].append(each)
+            self._times["e2e_request_latency_seconds"].append(seconds)
+
+    def text(self, max_model_len: int) -> str:
+        """Prometheus text format."""
+        lines: list[str] = []
+
+        def metric(name: str, kind: str, *values: tuple[str, float]) -> None:
+            lines.append(f"# TYPE vllm:{name} {kind}")
+            for labels, number in values:
+                lines.append(f"vllm:{name}{{{self._labels}{labels}}} {float(number)}")
+
+        with self._lock:
+            metric("num_requests_running", "gauge", ("", self.running))
+            metric("num_requests_waiting", "gauge", ("", 0))
+            waiting = [(f',reason="{reason}"', 0.0) for reason in ("capacity", "deferred")]
+            metric("num_requests_waiting_by_reason", "gauge", *waiting)
+            metric("kv_cache_usage_perc", "gauge", ("", min(1.0, 0.01 * self.running)))
+            states = ("awake", 1.0), ("weights_offloaded", 0.0), ("discard_all", 0.0)
+            metric("engine_sleep_state", "gauge", *((f',sleep_state="{state}"', on) for state, on in states))
+            for name in ("prefix_cache_queries_total", "prefix_cache_hits_total"):
+                metric(name, "counter", ("", self.counts[name]))
+            for name in ("prompt_tokens_total", "generation_tokens_total"):
+                metric(name, "counter", ("", self.counts[name]))
+            reasons = ("stop", "length", "abort", "error")
+            done = [(f',finished_reason="{r}"', self.counts[f"request_success_total/{r}"]) for r in reasons]
+            metric("request_success_total", "counter", *done)
+            metric("admission_rejections_total", "counter", ("", 0))
+            blocks = max_model_len // 16
+            cache = f',block_size="16",num_gpu_blocks="{blocks}",kv_cache_max_concurrency="1.0"'
+            metric("cache_config_info", "gauge", (cache, 1))
+            for name, times in self._times.items():
+                lines.append(f"# TYPE vllm:{name} histogram")
+                for bound in BUCKETS:
+                    count = sum(1 for t in times if t <= bound)
+                    lines.append(f'vllm:{name}_bucket{{{self._labels},le="{bound}"}} {float(count)}')
+                lines.append(f'vllm:{name}_bucket{{{self._labels},le="+Inf"}} {float(len(times))}')
+                lines.append(f"vllm:{name}_count{{{self._labels}}} {float(len(times))}")
+                lines.append(f"vllm:{name}_sum{{{self._labels}}} {sum(times)}")
+        return "\n".join(lines) + "\n"
+
+
+class Engine:
+    """The listener, its fault and its answers."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.recorder = Recorder(options.state / "records.jsonl" if options.state else None)
+        self.fault = Fault()
+        self.metrics = Metrics(options.names[0])
+        self.listener = TcpListener(options.host, options.port, self.recorder, "engine", self._handle)
+        self._created = int(time.time())
+        self._routes: dict[tuple[str, str], Callable[[Connection, http1.Request], bool]] = {
+            ("GET", "/health"): self._health,
+            ("GET", "/ping"): self._health,
+            ("POST", "/ping"): self._health,
+            ("GET", "/version"): lambda c, _: c.send(http1.json_response(200, {"version": VERSION})),
+            ("GET", "/load"): lambda c, _: c.send(http1.json_response(200, {"server_load": 0})),
+            ("GET", "/metrics"): self._metrics,
+            ("GET", "/v1/models"): self._models,
+            ("POST", "/tokenize"): self._tokenize,
+            ("POST", "/detokenize"): self._detokenize,
+            ("POST", "/v1/chat/completions"): lambda c, r: self._complete(c, r, chat=True),
+            ("POST", "/v1/completions"): lambda c, r: self._complete(c, r, chat=False),
+        }
+
+    def open(self) -> None:
+        """Start as the options say. Raises OSError, ValueError."""
+        self.set_fault(self.options.fault)
+
+    def set_fault(self, text: str) -> dict[str, Any]:
+        """Switch the fault. Raises ValueError."""
+        self.fault = Fault.parse(text, FAULTS)
+        if self.fault.kind == "refuse":
+            self.listener.shut()
+        else:
+            self.listener.open()
+        return {"fault": str(self.fault)}
+
+    def verbs(self) -> dict[str, Callable[[Arguments], dict[str, Any]]]:
+        """What the control channel offers."""
+
+        def fault(arguments: Arguments) -> dict[str, Any]:
+            return self.set_fault(str(arguments["fault"])) if "fault" in arguments else {"fault": str(self.fault)}
+
+        def describe(_: Arguments) -> dict[str, Any]:
+            return {"listen": join_address(self.listener.host, self.listener.port), "names": list(self.options.names)}
+
+        return {**record_verbs(self.recorder), "fault": fault, "describe": describe}
+
+    def _handle(self, connection: Connection) -> None:
+        reader = http1.RequestReader(connection.recv, connection.send)
+        while True:
+            try:
+                request = reader.next()
+            except http1.NotHttp:
+                connection.send(http1.response(400, b"Invalid HTTP request received.", "text/plain; charset=utf-8"))
+                return
+            if request is None:
+                return
+            http1.record_request(connection, request, "engine")
+            if not self._answer(connection, request) or request.header("connection").lower() == "close":
+                return
+
+    def _answer(self, connection: Connection, request: http1.Request) -> bool:
+        path = request.path
+        if path.startswith(GUARDED) and self.options.keys:
+            scheme, _, key = request.header("authorization").partition(" ")
+            if scheme.lower() != "bearer" or key not in self.options.keys:
+                return connection.send(http1.json_response(401, {"error": "Unauthorized"}))
+        route = self._routes.get((request.method, path))
+        if route is not None:
+            return route(connection, request)
+        known = any(path == other for _, other in self._routes)
+        status, words = (405, "Method Not Allowed") if known else (404, "Not Found")
+        return connection.send(http1.json_response(status, {"detail": words}))
+
+    def _health(self, connection: Connection, _: http1.Request) -> bool:
+        return connection.send(http1.response(503 if self.fault.kind == "unhealthy" else 200, b""))
+
+    def _metrics(self, connection: Connection, _: http1.Request) -> bool:
+        text = self.metrics.text(self.options.max_model_len)
+        return connection.send(http1.response(200, text.encode(), "text/plain; version=1.0.0; charset=utf-8"))
+
+    def _models(self, connection: Connection, _: http1.Request) -> bool:
+        permission: list[object] = []
+        cards = [
+            {
+                "id": name,
+                "object": "model",
+                "created": self._created,
+                "owned_by": "vllm",
+                "root": self.options.names[0],
+                "parent": None,
+                "max_model_len": self.options.max_model_len,
+                "permission": permission,
+            }
+            for name in self.options.names
+        ]
+        return connection.send(http1.json_response(200, {"object": "list", "data": cards}))
+
+    def _fail(self, connection: Connection, status: int, kind: str, message: str, param: str | None = None) -> bool:
+        return connection.send(http1.json_response(status, error_body(status, kind, message, param)))
+
+    def _body(self, connection: Connection, request: http1.Request) -> dict[str, Any] | None:
+        """The JSON body of a request for a served model; None when an error was sent."""
+        try:
+            body = request.json()
+        except ValueError as error:
+            self._fail(connection, 400, "BadRequestError", f"JSON decode error: {error}")
+            return None
+        model = body.get("model")
+        if model and model not in self.options.names:
+            self._fail(connection, 404, "NotFoundError", f"The model `{model}` does not exist.", "model")
+            return None
+        return body
+
+    def _tokenize(self, connection: Connection, request: http1.Request) -> bool:
+        body = self._body(connection, request)
+        if body is None:
+            return True
+        try:
+            count = prompt_tokens(body)
+        except ValueError as error:
+            return self._fail(connection, 400, "BadRequestError", f"Field required: {error}", str(error))
+        said = {"count": count, "max_model_len": self.options.max_model_len, "tokens": list(range(count))}
+        return connection.send(http1.json_response(200, {**said, "token_strs": None}))
+
+    def _detokenize(self, connection: Connection, request: http1.Request) -> bool:
+        body = self._body(connection, request)
+        if body is None:
+            return True
+        tokens = body.get("tokens")
+        words = [f"token{token}" for token in tokens] if isinstance(tokens, list) else []
+        return connection.send(http1.json_response(200, {"prompt": " ".join(words)}))
+
+    def _complete(self, connection: Connection, request: http1.Request, chat: bool) -> bool:
+        body = self._body(connection, request)
+        if body is None:
+            return True
+        fault = self.fault
+        started = time.monotonic()
+        answer: Answer | None = None
+        reason = "abort"
+        first = fault.value if fault.kind == "slow-first-token" else self.options.first
+        self.metrics.begin()
+        try:
+            if fault.kind == "hang":
+                while self.fault is fault and not connection.client_gone(HANG_STEP):
+                    pass
+                connection.reset()
+                return False
+            if fault.kind in ("500", "unhealthy"):
+                reason = "error"
+                message = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+                return self._fail(connection, 500, "InternalServerError", message)
+            try:
+                prompt_of(body)
+            except ValueError:
+                field = "messages" if chat else "prompt"
+                return self._fail(connection, 400, "BadRequestError", f"Field required: {field}", field)
+            have, limit = prompt_tokens(body), self.options.max_model_len
+            if have + 1 > limit:
+                message = (
+                    f"This model's maximum context length is {limit} tokens. However, your request has {have} input"
+                    " tokens. Please reduce the length of the input messages."
+                )
+                return self._fail(connection, 400, "BadRequestError", message, "input_tokens")
+            room = {**body, "max_tokens": min(limit_of(body), limit - have), "max_completion_tokens": None}
+            name = self.options.names[0]
+            made = Answer.to(room, name, name, chat)
+            whole = send_answer(
+                connection,
+                made,
+                bool(body.get("stream")),
+                wants_usage(body),
+                first=first,
+                each=self.options.each,
+                cut_after=int(fault.value) if fault.kind == "cut" else None,
+            )
+            if whole:
+                answer, reason = made, made.finish_reason
+            return whole
+        finally:
+            self.metrics.end(answer, reason, time.monotonic() - started, first, self.options.each)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve, or with ``ctl`` as first word ask and steer the engine that runs here."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["ctl"]:
+        rest = words[1:]
+        if rest and rest[0].partition("=")[0] in FAULTS:
+            rest = ["fault", *rest]
+        return ctl.main(rest, os.environ.get("STANDIN_CONTROL") or DEFAULT_CONTROL)
+    try:
+        engine = Engine(parse_options(words, os.environ))
+        engine.open()
+        control = ControlServer(engine.options.control, engine.verbs())
+    except (OSError, ValueError) as error:
+        log(f"cannot start: {error}")
+        return 1
+    print("ready " + json.dumps({**engine.verbs()["describe"]({}), "control": control.address}), flush=True)
+    run_until_signal()
+    engine.listener.shut()
+    control.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
