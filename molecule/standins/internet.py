@@ -281,19 +281,20 @@ class Internet:
         return None
 
     def _dns_udp(self, data: bytes, src: str, dst: str) -> bytes | None:
-        return self._ask(data, src, dst, "udp")
+        return self._ask(data, src, dst)
 
-    def _ask(self, data: bytes, src: str, dst: str, transport: str) -> bytes | None:
+    def _ask(self, data: bytes, src: str, dst: str, conn: int | None = None) -> bytes | None:
         question, words, reply = self._zone.respond(data)
         if question is None:
             self.recorder.add("datagram", service="dns", src=src, dst=dst, raw=data)
             return reply
         self.recorder.add(
             "question",
+            **({} if conn is None else {"conn": conn}),
             service="dns",
             src=src,
             dst=dst,
-            transport=transport,
+            transport="udp" if conn is None else "tcp",
             name=question.name,
             type=question.type_name,
             answer=words,
@@ -313,7 +314,7 @@ class Internet:
             buffer += data
             while len(buffer) >= 2 and len(buffer) >= 2 + int.from_bytes(buffer[:2], "big"):
                 size = 2 + int.from_bytes(buffer[:2], "big")
-                reply = self._ask(buffer[2:size], connection.src, connection.local, "tcp")
+                reply = self._ask(buffer[2:size], connection.src, connection.local, connection.number)
                 buffer = buffer[size:]
                 if reply is not None and not connection.send(len(reply).to_bytes(2, "big") + reply):
                     return

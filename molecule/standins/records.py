@@ -9,7 +9,7 @@ One record is one JSON object: ``ts`` (seconds since the epoch), ``kind``, and b
 - ``request``: ``conn``, ``method``, ``target``, ``headers`` (list of pairs), ``body`` (base64), ``text``, ``codings``,
   ``answered`` (by which provider)
 - ``datagram``: ``service``, ``src``, ``dst``, ``raw``, ``text``
-- ``question``: ``service``, ``src``, ``name``, ``type``, ``answer``
+- ``question``: ``conn`` (over TCP), ``service``, ``src``, ``name``, ``type``, ``answer``
 - ``close``: ``conn``, ``why``
 """
 
@@ -158,11 +158,9 @@ def _searchable(record: Record) -> Iterable[tuple[str, bytes]]:
     if kind == "request":
         yield "body", unb64(record["body"])
         yield "request-line", f"{record['method']} {record['target']}".encode("utf-8", "surrogateescape")
-        for name, value in record["headers"]:
-            yield f"header {name}", f"{name}: {value}".encode("utf-8", "surrogateescape")
+        yield "header", "\n".join(f"{n}: {v}" for n, v in record["headers"]).encode("utf-8", "surrogateescape")
     elif kind == "tls":
-        yield "sni", _dns_text(str(record.get("sni") or ""))
-        yield "hello", unb64(record.get("hello"))
+        yield "sni", _dns_text(record["sni"]) if record.get("sni") else unb64(record.get("hello"))
     elif kind == "question":
         yield "dns", _dns_text(str(record["name"]))
     elif kind == "datagram":
