@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -48,10 +49,10 @@ def build(run: Run, host: Host, docker: dict[str, str]) -> str:
             why="Building the machine image",
             progress=re.compile(r"^I: (?P<what>.+)"),
         )
-        _adapt(ROOTFS)
         mark.write_text(tag)
     if run.command(["docker", "image", "inspect", tag], why="", env=docker, check=False) != 0:
         run.note("importing the image into Docker")
+        _adapt(ROOTFS)
         archive = IMAGE / "machine.tar"
         run.command(
             ["tar", "-C", ROOTFS, "--exclude=./workshop", "--exclude=./var/cache/apt/archives/*.deb"]
@@ -76,5 +77,7 @@ def _adapt(rootfs: Path) -> None:
             shutil.copy2(source, target)
     (rootfs / "etc/hostname").write_text("hub\n")
     (rootfs / "etc/machine-id").write_text("")
+    # As old as can be, so that the first role that installs something reads the depot's index.
+    os.utime(rootfs / "var/lib/apt/lists", (0, 0))
     for secret in (rootfs / "etc/ssh").glob("ssh_host_*"):
         secret.unlink()

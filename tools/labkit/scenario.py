@@ -13,7 +13,7 @@ from .say import Run
 
 PREFIX = yaml.safe_load((SCENARIO / "vars.yml").read_text())["lab_prefix"]
 HUB = f"{PREFIX}-hub"
-TASK = re.compile(r"^(?:TASK|RUNNING HANDLER) \[(?P<what>[^\]]+)\]")
+TASK = re.compile(r"(?:TASK|RUNNING HANDLER) \[(?P<what>[^\]]+)\]")
 
 
 def environment(docker: str, image: str = "") -> dict[str, str]:
@@ -31,6 +31,8 @@ def environment(docker: str, image: str = "") -> dict[str, str]:
         "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks",
         "ANSIBLE_INVENTORY_UNPARSED_FAILED": "true",
         "MOLECULE_EPHEMERAL_DIRECTORY": str(STATE / "molecule"),
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
         "LC_ALL": "C.UTF-8",
     }
 
