@@ -126,9 +126,8 @@ def route_matrix(policy: Policy, available: Collection[str]) -> list[Row]:
     """
     unknown = sorted(set(available) - set(policy.backends))
     if unknown:
-        raise ValueError(
-            f"available = {unknown[0]!r}: names no backend of the policy. Use one of {', '.join(sorted(policy.backends))}."
-        )
+        known = ", ".join(sorted(policy.backends))
+        raise ValueError(f"available = {unknown[0]!r}: names no backend of the policy. Use one of {known}.")
     return [
         {
             "profile": chain.profile,

@@ -2,7 +2,7 @@
 """Reads a rendered LiteLLM configuration the way LiteLLM does, and walks every way a request could take through it.
 
 Independent of the compiler on purpose: it knows nothing of what ``litellm.py`` meant to write, only what LiteLLM would
-do with what stands in the text. Where LiteLLM's reading is uncertain (it differs between releases, or depends on the order
+do with what stands in the text. Where its reading is uncertain (it differs between releases, or depends on the order
 of two look-ups) *both* readings are followed.
 
 What is known about LiteLLM here, from its source at 1.108.5 and from measurements (docs/decisions):
@@ -118,6 +118,7 @@ class Graph:
         self.deployments: dict[str, list[Destination]] = {}
         self.models: dict[str, set[str]] = {}
         self.edges: list[Edge] = []
+        self.aliases: set[str] = set()
         self.sinks: list[Destination] = []
         self._ignored_callbacks = ignored_callbacks
         entries = document.get("model_list")
@@ -196,6 +197,7 @@ class Graph:
     def _add_aliases(self, value: object, path: str) -> None:
         for name, target in value.items() if isinstance(value, dict) else []:
             real = target.get("model") if isinstance(target, dict) else target
+            self.aliases.add(str(name))
             self.edges.append(Edge(str(name), str(real), f"{path}.{name}"))
 
     def _add_callbacks(self, value: object, path: str) -> None:
@@ -220,8 +222,7 @@ class Graph:
         for group in groups:
             yield from self.deployments[group]
         parts = [part.strip() for part in name.split(",")] if "," in name else []
-        aliased = any(edge.source == name for edge in self.edges if edge.source != EVERY_GROUP)
-        if not groups and not parts and not aliased:
+        if not groups and not parts and name not in self.aliases:
             yield Destination(None, f"{name} (no group of this document: LiteLLM would call a provider)", name)
 
     def _next(self, name: str) -> Iterator[str]:
