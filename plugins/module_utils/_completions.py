@@ -8,9 +8,9 @@ import http.client
 import json
 import os
 import ssl
-import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -122,25 +122,15 @@ def together(jobs: Mapping[str, Callable[[], Result]], namespace: str = "") -> d
         SovereignError: the namespace cannot be entered.
         Exception: what the first failing job raised.
     """
-    results: dict[str, Result] = {}
-    errors: list[Exception] = []
 
-    def work(name: str, job: Callable[[], Result]) -> None:
-        try:
-            if namespace:
-                enter(namespace)
-            results[name] = job()
-        except Exception as error:  # handed over to the caller's thread below
-            errors.append(error)
+    def work(job: Callable[[], Result]) -> Result:
+        if namespace:
+            enter(namespace)
+        return job()
 
-    threads = [threading.Thread(target=work, args=item, daemon=True) for item in jobs.items()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
+    with ThreadPoolExecutor(max_workers=max(1, len(jobs))) as pool:
+        futures = {name: pool.submit(work, job) for name, job in jobs.items()}
+        return {name: future.result() for name, future in futures.items()}
 
 
 def enter(namespace: str) -> None:

@@ -182,7 +182,7 @@ def _answer_text(row: Mapping[str, Any]) -> str:
 
 def render_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as plain text, one line each under a heading."""
-    lines = [("profile", "tier", "chain", "expected", "who answered", "tokens/s", "right")]
+    lines: list[tuple[str, ...]] = [("profile", "tier", "chain", "expected", "who answered", "tokens/s", "right")]
     for row in rows:
         rate = row["tokens_per_second"]
         lines.append(
