@@ -267,16 +267,18 @@ def make_plan(wanted: Wanted, status: Status) -> Plan:
             "Put the file there, or give url (or src) with sha256 and size_bytes.",
         )
     resume_from = _partial_size(wanted)
-    if wanted.size_bytes is not None:
+    size = _size_to_come(wanted)
+    if size is not None:
         free = free_bytes(wanted.path)
-        needed = max(0, wanted.size_bytes - resume_from) + wanted.reserve_bytes
+        needed = max(0, size - resume_from) + wanted.reserve_bytes
         if free < needed:
             raise SovereignError(
                 thing,
-                f"{human(free)} are free on its disk, {human(needed)} are needed (with a reserve of {human(wanted.reserve_bytes)})",
+                f"{human(free)} are free on its disk, {human(needed)} are needed "
+                f"(with a reserve of {human(wanted.reserve_bytes)})",
                 "Free some space, or give a path on a larger disk.",
             )
-    return Plan(False, wanted.size_bytes, "to be fetched", resume_from)
+    return Plan(False, size, "to be fetched", resume_from)
 
 
 def fetch(wanted: Wanted, open_at: Opener, status: Status, pause: Callable[[float], None] = time.sleep) -> int:
@@ -380,6 +382,36 @@ def _one_attempt(wanted: Wanted, open_at: Opener, status: Status) -> int:
     if total is not None and done < total:
         raise _Broken(f"the source ended after {human(done)} of {human(total)}", arrived)
     return arrived
+
+
+def local_source(source: str) -> str | None:
+    """The path behind a source on this machine; None for one on the network."""
+    if source.startswith("file://"):
+        return source.removeprefix("file://")
+    return source if source.startswith("/") else None
+
+
+def _size_to_come(wanted: Wanted) -> int | None:
+    """Bytes that the missing file will have; None when only its server knows.
+
+    Raises:
+        SovereignError: a source on this machine is not there, or has another size than was said.
+    """
+    path = local_source(wanted.source) if wanted.source is not None else None
+    if path is None:
+        return wanted.size_bytes
+    stamp = stamp_of(path)
+    if stamp is None:
+        raise SovereignError(
+            f"model file {wanted.path}", f"its source {path} is missing", "Put it there, or give another source."
+        )
+    if wanted.size_bytes is not None and stamp.size != wanted.size_bytes:
+        raise SovereignError(
+            f"model file {wanted.path}",
+            f"its source {path} has {stamp.size} bytes, expected {wanted.size_bytes}",
+            "Correct size_bytes and sha256, or the source.",
+        )
+    return stamp.size
 
 
 def _partial_size(wanted: Wanted) -> int:

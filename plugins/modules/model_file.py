@@ -167,8 +167,8 @@ def open_web(url: str, offset: int, timeout: int) -> core.Transfer:
 def opener(params: dict[str, Any]) -> core.Opener:
     """How the source of the task is opened."""
     source: str = params["src"] or params["url"]
-    if params["src"] or source.startswith("file://"):
-        path = source.removeprefix("file://")
+    path = core.local_source(source)
+    if path is not None:
         return lambda offset: open_file(path, offset)
     return lambda offset: open_web(source, offset, params["timeout"])
 

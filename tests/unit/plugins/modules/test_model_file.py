@@ -212,6 +212,27 @@ def test_a_local_source_is_copied(params: dict[str, Any], tmp_path: Path, scheme
     assert Path(params["path"]).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    ("content", "size", "message"),
+    [(None, None, "its source .* is missing"), (b"short", 10**6, "its source .* has 5 bytes, expected 1000000")],
+)
+def test_a_local_source_is_looked_at_in_check_mode(
+    params: dict[str, Any], tmp_path: Path, content: bytes | None, size: int | None, message: str
+) -> None:
+    source = tmp_path / "source.gguf"
+    if content is not None:
+        source.write_bytes(content)
+    with pytest.raises(SovereignError, match=message):
+        module.ensure(params | {"src": str(source), "size_bytes": size}, check_mode=True)
+
+
+def test_a_local_source_tells_its_size(params: dict[str, Any], tmp_path: Path) -> None:
+    source = tmp_path / "source.gguf"
+    source.write_bytes(CONTENT)
+    planned = module.ensure(params | {"src": str(source), "size_bytes": None}, check_mode=True)
+    assert planned["size_bytes"] == len(CONTENT)
+
+
 def test_a_file_that_is_there_is_verified_once(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     place(params)
     first = module.ensure(params, check_mode=False)
