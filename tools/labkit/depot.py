@@ -46,14 +46,10 @@ def _names(value: Any, distribution: str) -> list[str]:
     return [str(name) for name in value]
 
 
-def role_locks() -> list[Path]:
-    """The roles' locks of Python packages."""
-    return sorted([*(ROOT / "roles").glob("*/files/requirements*.txt"), *(ROOT / "roles").glob("*/files/uv.txt")])
-
-
-def role_sources() -> list[Path]:
-    """The roles' locks of source archives."""
-    return sorted((ROOT / "roles").glob("*/files/source*.txt"))
+def role_locks(sources: bool = False) -> list[Path]:
+    """The roles' locks: files of pinned and hashed packages. ``sources``: those whose archive is wanted as source."""
+    locks = [path for path in (ROOT / "roles").glob("*/files/*.txt") if "--hash=sha256:" in path.read_text()]
+    return sorted(path for path in locks if path.name.startswith("source") is sources)
 
 
 def fill(run: Run, host: Host, docker: dict[str, str]) -> None:
@@ -62,7 +58,7 @@ def fill(run: Run, host: Host, docker: dict[str, str]) -> None:
     for folder in (CACHE / "machine", DEPOT / "models"):
         folder.mkdir(parents=True, exist_ok=True)
     _once("debs", [host.suite, *role_packages(host.distribution)], lambda: _debs(run, host))
-    _once("wheels", [path.read_text() for path in [*role_locks(), *role_sources()]], lambda: _wheels(run))
+    _once("wheels", [path.read_text() for path in [*role_locks(), *role_locks(True)]], lambda: _wheels(run))
     _once("client", [(ROOT / "requirements/lab-client.txt").read_text()], lambda: _client(run))
     _certificates(run)
     _model(run)
@@ -124,7 +120,7 @@ def _debs(run: Run, host: Host) -> None:
 
 
 def _wheels(run: Run) -> None:
-    locks, sources = role_locks(), role_sources()
+    locks, sources = role_locks(), role_locks(True)
     run.note("fetching the Python packages of the roles' locks")
     shop = ROOTFS / WORKSHOP
     shop.mkdir(exist_ok=True)
