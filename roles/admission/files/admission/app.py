@@ -96,7 +96,7 @@ class Admission:
                 await self._route(exchange, trace)
             except Refusal as refusal:
                 trace.code, trace.reason = refusal.code, refusal.reason
-                await exchange.refuse(refusal)
+                await exchange.refuse(refusal, _about(trace))
         except ClientGoneError:
             trace.code = "client_gone"
         except Exception as error:
@@ -104,7 +104,7 @@ class Admission:
             trace.code = "internal_error"
             if exchange.status is None:
                 fault = Refusal(500, "internal_error", "A fault inside admission; see its log", type="server_error")
-                await exchange.refuse(fault)
+                await exchange.refuse(fault, _about(trace))
         finally:
             self._report(exchange, trace)
 

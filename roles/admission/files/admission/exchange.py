@@ -129,9 +129,9 @@ class Exchange:
         except (TimeoutError, ClientGoneError):
             return
 
-    async def refuse(self, refusal: Refusal) -> None:
+    async def refuse(self, refusal: Refusal, headers: Mapping[str, str]) -> None:
         """Send a refusal."""
-        await self.answer(refusal.status, refusal.body(), refusal.headers)
+        await self.answer(refusal.status, refusal.body(), {**headers, **refusal.headers})
 
     async def answer_json(self, document: object, headers: Mapping[str, str]) -> None:
         """Send a 200 with a JSON document."""

@@ -44,6 +44,8 @@ def test_queue_profile_without_engines(service: Service, status: int, stream: bo
     error = error_of(answer)
     assert (answer.status_code, error["code"], error["type"]) == (503, "no_local_engine", "server_error")
     assert answer.headers["retry-after"] == "30"
+    assert answer.headers["x-sovereign-profile"] == "private"
+    assert answer.headers["x-request-id"] == service.log[-1]["id"]
     assert "queue is not installed yet" in error["message"]
     assert "'agent'" in error["message"]
     assert service.log[-1]["reason"] == f"gateway answered {status}"
