@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Who gets in: the tailnet client with the right key, by the real SDK; nobody else, by no other port."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from conftest import HUB, Lab
+
+
+@pytest.mark.parametrize("family", ["v4", "v6"])
+@pytest.mark.parametrize("profile", ["private", "personal"])
+def test_openai_sdk(lab: Lab, profile: str, family: str) -> None:
+    """Chat, streaming and the model list through the OpenAI Python SDK, on both planes."""
+    out = lab.client.run(
+        "env",
+        f"OPENAI_BASE_URL={lab.url(lab.plane(profile), family)}",
+        f"OPENAI_API_KEY={lab.key(profile)}",
+        "python3",
+        "-m",
+        "standins.openai_client",
+        "models",
+        "chat",
+        "stream",
+        "--model",
+        profile,
+        "--max-tokens",
+        "8",
+    )
+    results = json.loads(out)["results"]
+    assert all(result["ok"] for result in results.values()), out
+    assert profile in results["models"]["ids"]
+    assert results["chat"]["content"] and results["stream"]["content"]
+
+
+@pytest.mark.parametrize("profile", ["private", "personal"])
+def test_wrong_keys(lab: Lab, profile: str) -> None:
+    """No key, a made-up key, and the other plane's key are all refused."""
+    other = "personal" if profile == "private" else "private"
+    for key in ("sk-made-up", lab.key(other)):
+        out = lab.client.run(
+            "env",
+            f"OPENAI_BASE_URL={lab.url(lab.plane(profile))}",
+            f"OPENAI_API_KEY={key}",
+            "python3",
+            "-m",
+            "standins.openai_client",
+            "chat",
+            "--model",
+            profile,
+            check=False,
+        )
+        assert json.loads(out)["results"]["chat"]["status"] in (401, 403), out
+
+
+def scan(lab: Lab, address: str, published: str) -> set[int]:
+    """TCP ports of the hub that answer the LAN stranger."""
+    target = {"name": "scan", "proto": "tcp", "address": address, "ports": published, "timeout": 1}
+    out = json.loads(
+        lab.stranger.run("python3", "-m", "standins.probe", stdin=json.dumps([target]), check=False, timeout=900)
+    )
+    return {int(result["port"]) for result in out["results"] if result["outcome"] == "open"}
+
+
+#: Every port that anything of the product, its containers or its user's stack uses, and the well-known ones.
+PORTS = "1-1024,2026,2375-2377,3000-3300,4000-4100,4317,4318,5000-5500,6006,6379-6400,8000-9200,11434,19999,41641"
+
+
+@pytest.mark.parametrize("family", ["v4", "v6"])
+def test_a_stranger_on_the_lan_finds_ssh_alone(lab: Lab, family: str) -> None:
+    control = start_planted_listener(lab)
+    try:
+        assert scan(lab, HUB["lan"][family], "22,9999") == {22, 9999}, "control: the scan sees an open port"
+    finally:
+        lab.hub.run("kill", control)
+    assert scan(lab, HUB["lan"][family], PORTS) <= {22}
+
+
+def start_planted_listener(lab: Lab) -> str:
+    """A service that somebody opened to everyone on port 9999; its process id."""
+    code = (
+        "import socket,os,time\n"
+        "s=socket.create_server(('::',9999),family=socket.AF_INET6,dualstack_ipv6=True,backlog=64)\n"
+        "pid=os.fork()\n"
+        "if pid: print(pid); os._exit(0)\n"
+        "os.setsid(); [os.close(f) for f in (0,1,2)]; s.settimeout(60)\n"
+        "end=time.time()+60\n"
+        "while time.time()<end:\n"
+        "  try: s.accept()[0].close()\n"
+        "  except OSError: pass\n"
+    )
+    return lab.hub.run("python3", "-c", code).strip()
+
+
+def test_a_stranger_cannot_reach_containers_or_the_plane(lab: Lab) -> None:
+    """Through the machine as a router: the sovereign LAN and Docker's own networks. Neither has an IPv6 address at all."""
+    for network in ("10.88.0.0/24", "10.90.0.0/16"):
+        lab.stranger.run("ip", "route", "replace", network, "via", HUB["lan"]["v4"])
+    targets: list[dict[str, Any]] = [
+        {"name": f"{address}:{port}", "proto": "tcp", "address": address, "port": port, "timeout": 1}
+        for address in ("10.88.0.1", "10.88.0.2", "10.88.0.10", "10.88.0.11", "10.90.0.1")
+        for port in (4001, 4011, 8000, 8001, 8002)
+    ]
+    out = json.loads(lab.stranger.run("python3", "-m", "standins.probe", stdin=json.dumps(targets), check=False))
+    assert len(out["results"]) == len(targets)
+    assert [result["name"] for result in out["results"] if result["outcome"] == "open"] == []
+    for interface in ("br-sovereign", "docker0"):
+        assert lab.hub.run("ip", "-6", "-o", "addr", "show", "dev", interface, "scope", "global") == ""
+
+
+def test_tailnet_sees_the_two_doors_alone(lab: Lab) -> None:
+    target = {"name": "scan", "proto": "tcp", "address": HUB["tailnet"]["v4"], "ports": PORTS, "timeout": 1}
+    out = json.loads(lab.client.run("python3", "-m", "standins.probe", stdin=json.dumps([target]), check=False, timeout=900))
+    open_ports = {int(result["port"]) for result in out["results"] if result["outcome"] == "open"}
+    assert open_ports == {22, 4000, 4001}

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: MIT
+"""The plane has no way out, whoever tries: P1 to P4, each with a planted hole that turns the same probe red."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from conftest import HUB, SETTINGS, STANDINS, Lab
+
+SOVEREIGN_USERS = ("mushishi-sovereign-admission", "mushishi-sovereign-gateway", "mushishi-sovereign-llama")
+HYBRID_USERS = ("mushishi-hybrid-gateway", "mushishi-ingress-hybrid", "nobody")
+OUTCOMES_SHUT = ("refused", "unreachable", "prohibited", "no-family")
+#: Milliseconds within which a refusal must come, so that nothing waits for a time-out. Generous: a loaded machine.
+AT_ONCE_MS = 900
+
+
+def outside(v6: bool = True) -> list[dict[str, Any]]:
+    """Addresses beyond the plane: the home LAN, the tailnet, the internet, services of the host, the hybrid gateway."""
+    places = {
+        "lan host": SETTINGS["lab_stranger"],
+        "tailnet peer": SETTINGS["lab_client"],
+        "internet": SETTINGS["lab_internet"],
+        "a provider": SETTINGS["lab_providers"]["groq"],
+        "host on the LAN": HUB["lan"],
+        "host on the tailnet": HUB["tailnet"],
+    }
+    targets = []
+    for name, address in places.items():
+        for family in ("v4", "v6") if v6 else ("v4",):
+            for port in (22, 80, 443, 4000):
+                targets.append(
+                    {"name": f"{name} {family} {port}", "proto": "tcp", "address": address[family], "port": port, "timeout": 3}
+                )
+            targets.append(
+                {"name": f"{name} {family} dns", "proto": "dns", "address": address[family], "query": "api.groq.com", "timeout": 3}
+            )
+            targets.append({"name": f"{name} {family} ping", "proto": "icmp", "address": address[family], "timeout": 3})
+    for port in (22, 4000, 4001, 4021, 53):
+        targets.append({"name": f"host on the bridge {port}", "proto": "tcp", "address": "10.88.0.1", "port": port, "timeout": 3})
+    targets.append({"name": "hybrid gateway on loopback", "proto": "tcp", "address": "127.0.0.1", "port": 4000, "timeout": 3})
+    targets.append({"name": "metadata", "proto": "tcp", "address": "169.254.169.254", "port": 80, "timeout": 3})
+    return targets
+
+
+def shut(results: dict[str, dict[str, Any]], wanted: int) -> None:
+    """Every probe was refused, and at once."""
+    assert len(results) == wanted, "every target was tried"
+    leaks = {name: result for name, result in results.items() if result["outcome"] not in OUTCOMES_SHUT}
+    assert leaks == {}, f"not refused: {json.dumps(leaks, indent=1)}"
+    slow = {name: result["ms"] for name, result in results.items() if result["ms"] > AT_ONCE_MS}
+    assert slow == {}, f"refused, but not at once (ms): {slow}"
+
+
+def as_user(user: str, *, plane: bool) -> list[str]:
+    """Command prefix: a user, inside the sovereign namespace or in the host's own."""
+    become = ["setpriv", f"--reuid={user}", "--regid=65534", "--clear-groups"]
+    return ["ip", "netns", "exec", "sovereign", *become] if plane else become
+
+
+@pytest.mark.parametrize("user", SOVEREIGN_USERS)
+def test_no_way_out_of_the_namespace(lab: Lab, user: str) -> None:
+    targets = outside()
+    shut(lab.probe(targets, as_user(user, plane=True)), len(targets))
+
+
+@pytest.mark.parametrize("user", SOVEREIGN_USERS)
+def test_a_sovereign_user_has_no_network_on_the_host(lab: Lab, user: str) -> None:
+    targets = [target for target in outside() if "on the bridge" not in target["name"]]
+    shut(lab.probe(targets, as_user(user, plane=False)), len(targets))
+
+
+def test_the_same_probe_is_open_for_others(lab: Lab) -> None:
+    """Control: the targets are there, and an ordinary user of the host reaches them."""
+    results = lab.probe(outside(), as_user("nobody", plane=False))
+    for name in ("lan host v4 22", "lan host v6 22", "internet v4 443", "host on the LAN v4 22"):
+        assert results[name]["outcome"] == "open", results[name]
+    assert results["internet v4 dns"]["outcome"] == "resolved"
+
+
+@pytest.mark.parametrize("mode", ["agent", "forensic"])
+def test_no_way_out_of_the_engine_container(lab: Lab, mode: str) -> None:
+    lab.gpu(mode)
+    try:
+        container = lab.engine_container(mode)
+        targets = outside()
+        program = (STANDINS / "probe.py").read_text()
+        out = lab.hub.run("docker", "exec", "-i", container, "python3", "-", json.dumps(targets), stdin=program)
+        shut({result["name"]: result for result in json.loads(out)["results"]}, len(targets))
+        names = [{"name": "resolver", "proto": "dns", "query": "api.groq.com", "timeout": 3}]
+        out = lab.hub.run("docker", "exec", "-i", container, "python3", "-", json.dumps(names), stdin=program)
+        assert json.loads(out)["results"][0]["outcome"] not in ("resolved", "open")
+    finally:
+        if mode != "agent":
+            lab.gpu("agent")
+
+
+def test_an_engine_cannot_ask_the_services_of_the_plane(lab: Lab) -> None:
+    """It answers, it never asks: admission, the gateway and the CPU floor refuse a container."""
+    targets = [
+        {"name": str(port), "proto": "tcp", "address": "10.88.0.2", "port": port, "timeout": 3}
+        for port in (4001, 4011, 8001, 8002)
+    ]
+    program = (STANDINS / "probe.py").read_text()
+    out = lab.hub.run(
+        "docker", "exec", "-i", lab.engine_container("agent"), "python3", "-", json.dumps(targets), stdin=program
+    )
+    shut({result["name"]: result for result in json.loads(out)["results"]}, len(targets))
+
+
+def test_names_resolve_nowhere_in_the_plane(lab: Lab) -> None:
+    """A real sovereign service's own view: its mounts, its user, its namespace."""
+    pid = lab.hub.run("systemctl", "show", "-P", "MainPID", "mushishi-sovereign-admission.service").strip()
+    targets = [{"name": "system resolver", "proto": "dns", "query": "api.groq.com", "timeout": 3}]
+    results = lab.probe(targets, ["nsenter", f"--target={pid}", "--net", "--mount", "--"])
+    assert results["system resolver"]["outcome"] not in ("resolved", "open"), results
+    control = lab.probe(targets, as_user("nobody", plane=False))
+    assert control["system resolver"]["outcome"] == "resolved", "control: the host itself resolves the name"
+
+
+@pytest.mark.parametrize("user", HYBRID_USERS)
+def test_nothing_of_the_plane_can_be_fetched(lab: Lab, user: str) -> None:
+    """P2: from the host, the sovereign LAN answers nobody but the doors' own users."""
+    targets = [
+        {"name": f"{address}:{port}", "proto": "tcp", "address": address, "port": port, "timeout": 3}
+        for address in ("10.88.0.2", "10.88.0.10", "10.88.0.11", "10.88.0.12")
+        for port in (22, 4001, 4011, 6006, 8000, 8001, 8002, 8188)
+    ]
+    shut(lab.probe(targets, as_user(user, plane=False)), len(targets))
+
+
+DOOR_PATHS = {
+    "/gpu/v1/models": 200,
+    "/cpu/v1/models": 200,
+    "/gpu/metrics": 404,
+    "/gpu/health": 404,
+    "/gpu/v1/completions": 404,
+    "/gpu/v1/../metrics": 404,
+    "/gpu/v1/models/": 404,
+    "/gpu//metrics": 404,
+    "/gpu/tokenize": 404,
+    "/cpu/slots": 404,
+    "/cpu/metrics": 404,
+    "/cpu/props": 404,
+    "/gpu-forensic/v1/models": 404,
+    "/cpu-coder/v1/models": 404,
+    "/": 404,
+    "/v1/models": 404,
+}
+
+
+def test_the_engine_door_has_two_routes(lab: Lab) -> None:
+    """As the hybrid gateway's user: completions and the model list of the engines it may use, and nothing else."""
+    key = lab.hub.run("cat", "/etc/mushishi/secrets/llama-door.key").strip()
+    prefix = as_user("mushishi-hybrid-gateway", plane=False)
+    for path, wanted in DOOR_PATHS.items():
+        seen = lab.hub.run(
+            *prefix,
+            *("curl", "--silent", "--path-as-is", "--output", "/dev/null", "--write-out", "%{http_code}", "--max-time", "10"),
+            *("--header", f"Authorization: Bearer {key}", f"http://127.0.0.1:4021{path}"),
+        )
+        assert int(seen) == wanted, f"{path} answered {seen}, expected {wanted}"
+    for method in ("PUT", "DELETE", "POST"):
+        seen = lab.hub.run(
+            *prefix,
+            *("curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--request", method),
+            "http://127.0.0.1:4021/gpu/v1/models",
+        )
+        assert int(seen) in (404, 405), f"{method} answered {seen}"
+
+
+def test_the_engine_door_opens_for_the_gateway_alone(lab: Lab) -> None:
+    target = [{"name": "door", "proto": "tcp", "address": "127.0.0.1", "port": 4021, "timeout": 3}]
+    for user in ("nobody", "mushishi-ingress-hybrid", "mushishi-hybrid-budgets"):
+        assert lab.probe(target, as_user(user, plane=False))["door"]["outcome"] == "refused", user
+    assert lab.probe(target, as_user("mushishi-hybrid-gateway", plane=False))["door"]["outcome"] == "open"
+
+
+@contextmanager
+def planted_route(lab: Lab) -> Iterator[None]:
+    """A way out of the namespace: a default route through the host, the guard aside, the host forwarding."""
+    inside = ("ip", "netns", "exec", "sovereign")
+    lab.hub.run(*inside, "ip", "route", "add", "default", "via", "10.88.0.1")
+    lab.hub.run(*inside, "nft", "insert", "rule", "inet", "mushishi_guard", "output", "accept")
+    lab.hub.run("nft", "insert", "rule", "inet", "mushishi_guard", "forward", "accept")
+    lab.hub.run("iptables", "-I", "FORWARD", "-j", "ACCEPT")
+    lab.hub.run("iptables", "-t", "nat", "-I", "POSTROUTING", "-s", "10.88.0.0/24", "-j", "MASQUERADE")
+    try:
+        yield
+    finally:
+        lab.hub.run(*inside, "ip", "route", "del", "default")
+        lab.hub.run("iptables", "-t", "nat", "-D", "POSTROUTING", "-s", "10.88.0.0/24", "-j", "MASQUERADE")
+        lab.hub.run("iptables", "-D", "FORWARD", "-j", "ACCEPT")
+        restore_guard(lab)
+
+
+@contextmanager
+def planted_rule(lab: Lab, *rule: str) -> Iterator[None]:
+    """A hole in the guard of the host's namespace."""
+    lab.hub.run("nft", "insert", "rule", "inet", "mushishi_guard", *rule)
+    try:
+        yield
+    finally:
+        restore_guard(lab)
+
+
+def restore_guard(lab: Lab) -> None:
+    """Load both tables again; one atomic step each."""
+    lab.hub.run("systemctl", "reload", "mushishi-guard.service")
+    lab.hub.run("ip", "netns", "exec", "sovereign", "nft", "--file", "/etc/mushishi/guard/plane.nft")
+
+
+def test_a_planted_route_is_found(lab: Lab) -> None:
+    targets = outside(v6=False)
+    with planted_route(lab):
+        results = lab.probe(targets, as_user("mushishi-sovereign-gateway", plane=True))
+        with pytest.raises(AssertionError):
+            shut(results, len(targets))
+        assert results["lan host v4 22"]["outcome"] == "open" or results["internet v4 443"]["outcome"] == "open"
+    shut(lab.probe(targets, as_user("mushishi-sovereign-gateway", plane=True)), len(targets))
+
+
+def test_a_planted_rule_is_found(lab: Lab) -> None:
+    """Three holes in the guard: for a sovereign user on the host (P4), into the plane (P2), out of the plane to the host (P3)."""
+    user = "mushishi-sovereign-llama"
+    with planted_rule(lab, "output", "meta", "skuid", user, "accept"):
+        assert lab.probe(outside(), as_user(user, plane=False))["lan host v4 22"]["outcome"] == "open"
+    pull = [{"name": "engine", "proto": "tcp", "address": "10.88.0.10", "port": 8000, "timeout": 3}]
+    with planted_rule(lab, "output", "meta", "skuid", "nobody", "accept"):
+        assert lab.probe(pull, as_user("nobody", plane=False))["engine"]["outcome"] == "open"
+    program = (STANDINS / "probe.py").read_text()
+    door = [{"name": "ssh", "proto": "tcp", "address": "10.88.0.1", "port": 22, "timeout": 3}]
+    with planted_rule(lab, "input", "iifname", "br-sovereign", "accept"):
+        out = lab.hub.run(
+            "docker", "exec", "-i", lab.engine_container("agent"), "python3", "-", json.dumps(door), stdin=program
+        )
+        assert json.loads(out)["results"][0]["outcome"] == "open"
+    shut(lab.probe(pull, as_user("nobody", plane=False)), 1)
+
+
+def test_without_the_guard_nothing_runs(lab: Lab) -> None:
+    """Fail closed: the guard goes, and with it the plane, Docker and every sovereign service."""
+    lab.hub.run("systemctl", "stop", "mushishi-guard.service")
+    try:
+        for unit in ("mushishi-plane", "docker", "mushishi-sovereign-admission", "mushishi-sovereign-gateway"):
+            assert not lab.hub.ok("systemctl", "is-active", "--quiet", f"{unit}.service"), unit
+        assert "UP" not in lab.hub.run("ip", "-br", "link", "show", "br-sovereign").split()
+        assert lab.hub.ok("nft", "list", "table", "inet", "mushishi_guard"), "a stopped guard leaves its rules in force"
+        lab.hub.run("mv", "/etc/mushishi/guard/host.nft", "/etc/mushishi/guard/host.nft.away")
+        assert not lab.hub.ok("systemctl", "start", "docker.service"), "no guard, no containers"
+    finally:
+        lab.hub.run("sh", "-c", "cd /etc/mushishi/guard && test ! -e host.nft.away || mv host.nft.away host.nft")
+        lab.hub.run("systemctl", "reset-failed")
+        lab.hub.run("systemctl", "start", "multi-user.target")
+        lab.hub.run("systemctl", "start", "docker.service")
+    lab.gpu("agent")
+    lab.everything_up()
