@@ -68,8 +68,8 @@ def parse_options(argv: Sequence[str], environment: Mapping[str, str]) -> Option
     given: dict[str, list[str]] = {}
     current: list[str] = []
     for word in words:
-        if word.startswith("--"):
-            name, equals, text = word[2:].partition("=")
+        if word.startswith("-") and not word[1:].isdigit():
+            name, equals, text = word.lstrip("-").partition("=")
             current = given[name.replace("_", "-")] = [text] if equals else []
         else:
             current.append(word)
@@ -85,7 +85,7 @@ def parse_options(argv: Sequence[str], environment: Mapping[str, str]) -> Option
         host=value("host", "STANDIN_HOST", "0.0.0.0"),
         port=_number("port", value("port", "STANDIN_PORT", "8000")),
         keys=tuple(given.get("api-key") or ([key] if key else [])),
-        max_model_len=_number("max-model-len", value("max-model-len", "STANDIN_MAX_MODEL_LEN", "32768")),
+        max_model_len=_length(value("max-model-len", "STANDIN_MAX_MODEL_LEN", "32768")),
         first=_number("STANDIN_TTFT_MS", environment.get("STANDIN_TTFT_MS", "20")) / 1000,
         each=_number("STANDIN_TOKEN_MS", environment.get("STANDIN_TOKEN_MS", "2")) / 1000,
         control=environment.get("STANDIN_CONTROL") or DEFAULT_CONTROL,
@@ -98,6 +98,14 @@ def _number(name: str, text: str) -> int:
     if not text.isdigit():
         raise ValueError(f"{name}: {text!r} is not a whole number")
     return int(text)
+
+
+def _length(text: str) -> int:
+    """vLLM's forms of a context length: ``32768``, ``32k`` (1000s), ``32K`` (1024s); ``-1``, ``auto``: the default."""
+    if text in ("-1", "auto"):
+        return 32768
+    factor = {"k": 1000, "K": 1024}.get(text[-1:], 1)
+    return _number("max-model-len", text if factor == 1 else text[:-1]) * factor
 
 
 def error_body(status: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:

@@ -104,6 +104,8 @@ class Connection:
         self.recorder = recorder
         self.number = recorder.connection()
         self.sni: str | None = None
+        self._dead = False
+        self._swap = threading.Lock()
         sock.settimeout(IDLE_TIMEOUT)
         local = sock.getsockname()
         self.local = join_address(local[0], local[1])
@@ -160,12 +162,16 @@ class Connection:
         """Take TLS off from here on; records the outcome. False when the handshake failed."""
         self.sni = sni_of(hello)
         try:
-            self.sock.settimeout(HELLO_TIMEOUT * 2)
-            self.sock = context.wrap_socket(self.sock, server_side=True)
-            self.sock.settimeout(IDLE_TIMEOUT)
+            with self._swap:
+                wrapped = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+                self.sock = wrapped
+            wrapped.settimeout(HELLO_TIMEOUT * 2)
+            wrapped.do_handshake()
+            wrapped.settimeout(IDLE_TIMEOUT)
         except (OSError, ValueError) as error:
-            why = f"{type(error).__name__}: {error}"
-            self.recorder.add("tls", conn=self.number, sni=self.sni, ok=False, error=why, hello=hello)
+            if not self._dead:  # a connection that we reset ourselves is no unreadable one
+                why = f"{type(error).__name__}: {error}"
+                self.recorder.add("tls", conn=self.number, sni=self.sni, ok=False, error=why, hello=hello)
             return False
         self.recorder.add("tls", conn=self.number, sni=self.sni, ok=True, error=None, hello=hello)
         return True
@@ -187,20 +193,23 @@ class Connection:
         return not data
 
     def close(self) -> None:
-        """Close without a TLS goodbye."""
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+        """Close without a TLS goodbye; after reset() nothing more is sent."""
+        if not self._dead:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
 
     def reset(self) -> None:
         """Close with a TCP reset."""
-        with contextlib.suppress(OSError):
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # A thread that waits in recv() keeps the socket alive: wake it. SHUT_RD sends nothing, so the reset is what
-        # the client sees. Called on the base class: SSLSocket.shutdown() would let a writer go on in clear text.
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(self.sock, socket.SHUT_RD)
-        self.sock.close()
+        self._dead = True
+        with self._swap:
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            # A thread that waits in recv() keeps the socket alive: wake it. SHUT_RD sends nothing, so the reset is what
+            # the client sees. Called on the base class: SSLSocket.shutdown() would let a writer go on in clear text.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self.sock, socket.SHUT_RD)
+            self.sock.close()
 
 
 class Listener(Protocol):

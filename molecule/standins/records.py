@@ -57,6 +57,8 @@ class Recorder:
             self._records = _load(path)
             first += max((int(r.get("conn", 0)) for r in self._records), default=0)
             self._file = path.open("a", encoding="utf-8")
+            if self._file.tell() and not path.read_bytes().endswith(b"\n"):
+                self._file.write("\n")
         self._conns = itertools.count(first)
 
     def connection(self) -> int:
