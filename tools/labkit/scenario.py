@@ -53,6 +53,19 @@ def playbook(run: Run, name: str, env: dict[str, str], why: str, extra: Sequence
     )
 
 
+def dry_run_is_clean(run: Run, env: dict[str, str]) -> None:
+    """site.yml with ``--check --diff`` on a converged machine: raises :class:`Failed` unless it would change nothing."""
+    out = run.output(
+        ["ansible-playbook", "--inventory", ROOT / "inventory/lab", ROOT / "playbooks/site.yml", "--check", "--diff"],
+        why="A dry run on the built machine",
+        env=env,
+    )
+    recap = re.search(r"^hub\s*:.*$", out, re.MULTILINE)
+    if not recap or "changed=0" not in recap.group():
+        would = re.findall(r"TASK \[([^\]]+)\][^\n]*\n(?:(?!TASK).*\n)*?changed:", out)
+        raise Failed(f"A dry run on the built machine would change something: {recap and recap.group()}; tasks: {would}")
+
+
 def running(run: Run, env: dict[str, str]) -> list[str]:
     """Names of the lab's containers that run."""
     found = run.output(
