@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: Longest value quoted in a message. A key pasted where a key's *name* belongs must not end up in a log.
 MAX_QUOTED = 60
+#: Characters shown of what stands where a key, or the name of one, belongs and does not look like a name.
+SHOWN_OF_SECRET = 3
+
+_SECRET_PATH = re.compile(r"(key|token|secret|password)$", re.IGNORECASE)
+_PLAIN_WORD = re.compile(r"[a-z][a-z_]{0,19}")
+_URL_USER = re.compile(r"//[^/@]*@")
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,9 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.path} = {quote(self.value)}: {self.problem}. {self.remedy}."
+        if self.value is None:
+            return f"{self.path} {self.problem}. {self.remedy}."
+        return f"{self.path} = {quote(masked(self.path, self.value))}: {self.problem}. {self.remedy}."
 
 
 class PolicyError(ValueError):
@@ -43,6 +52,15 @@ class ProofError(ValueError):
         self.where = where
         self.problem = problem
         super().__init__(f"{where}: {problem}")
+
+
+def masked(path: str, value: object) -> object:
+    """The value without what may be a secret: all but the start of a key, and the user part of a URL."""
+    if not isinstance(value, str):
+        return value
+    if _SECRET_PATH.search(path):
+        return value if _PLAIN_WORD.fullmatch(value) else f"{value[:SHOWN_OF_SECRET]}…"
+    return _URL_USER.sub("//…@", value)
 
 
 def quote(value: object) -> str:

@@ -96,7 +96,6 @@ def to_plain(value: object) -> object:
 def find_problems(policy: Policy) -> list[Problem]:
     """Every rule the policy breaks, in a stable order. An empty list means that it keeps them all."""
     rules: Sequence[Callable[[Policy], Iterator[Problem]]] = (
-        _lan_rules,
         _tier_rules,
         _name_rules,
         _local_backend_rules,
@@ -108,7 +107,7 @@ def find_problems(policy: Policy) -> list[Problem]:
         _shared_engine_rules,
         _budget_rules,
     )
-    return [problem for rule in rules for problem in rule(policy)]
+    return list(_lan_rules(policy)) or [problem for rule in rules for problem in rule(policy)]
 
 
 def _shape_problem(error: dict[str, object], data: object) -> Problem:
@@ -133,7 +132,10 @@ def _shape_problem(error: dict[str, object], data: object) -> Problem:
 
 def _expected(error: dict[str, object]) -> str:
     message = str(error["msg"]).rstrip(".")
-    return "Use " + message[len("Input should be ") :] if message.startswith("Input should be ") else message
+    if not message.startswith("Input should be "):
+        return message
+    wanted = message[len("Input should be ") :]
+    return f"Use a value {wanted}" if wanted.startswith(("greater", "less")) else f"Use {wanted}"
 
 
 def _lan_rules(policy: Policy) -> Iterator[Problem]:
@@ -219,9 +221,9 @@ def _local_url_fault(url: str, policy: Policy) -> str | None:
         return "has not the form of an engine's URL"
     if address not in network:
         return f"is outside the sovereign LAN {policy.lan}"
-    taken = {network.network_address: "network", network.broadcast_address: "broadcast"}
-    taken[network.network_address + HOST_OFFSET] = "host's"
-    return f"is the LAN's {taken[address]} address" if address in taken else None
+    taken = {network.network_address: "the network's address", network.broadcast_address: "the broadcast address"}
+    taken[network.network_address + HOST_OFFSET] = "the host's own address"
+    return f"is {taken[address]} on the LAN" if address in taken else None
 
 
 def _cloud_backend_rules(policy: Policy) -> Iterator[Problem]:
@@ -233,8 +235,9 @@ def _cloud_backend_rules(policy: Policy) -> Iterator[Problem]:
         if fault:
             yield Problem(f"{path}.url", backend.url, fault, "Write https://<the provider's public host name>/<path>")
         if not KEY_NAME.fullmatch(backend.key):
-            masked = f"{backend.key[:3]}…"
-            yield Problem(f"{path}.key", masked, "is no name of a key", "Give the key's name, keep the key in its file")
+            yield Problem(
+                f"{path}.key", backend.key, "is no name of a key", "Give the key's name, keep the key in its file"
+            )
         if not CLOUD_MODEL.fullmatch(backend.model):
             yield Problem(
                 f"{path}.model", backend.model, "is no plain model name", "Copy the provider's own name of it"
@@ -361,8 +364,8 @@ def _tier_chain_rules(policy: Policy) -> Iterator[Problem]:
             yield Problem(
                 f"{path}[{cloud[0]}]",
                 profile.chain[cloud[0]],
-                f"the cloud comes before an engine of this machine, {profile.tier} is local first ({way})",
-                "Put every local backend before every cloud backend",
+                f"the cloud before this machine's own engines, and {profile.tier} is local first ({way})",
+                "Start with a local backend and put every cloud backend after the last local one",
             )
         elif profile.tier == "T3" and not cloud:
             yield Problem(path, profile.chain, "has no cloud backend, and T3 means that the cloud is wanted", "Add one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,9 +26,13 @@ def cloud_backends(raw: Raw) -> list[str]:
     return sorted(name for name, backend in raw["backends"].items() if backend["location"] == "cloud")
 
 
-def _with(raw: Raw, change: Callable[[Raw], None]) -> Raw:
+def _changed(raw: Raw, path: tuple[str, ...], value: Any) -> Raw:
+    """A copy with one value replaced or added."""
     mutant = copy.deepcopy(raw)
-    change(mutant)
+    held = mutant
+    for step in path[:-1]:
+        held = held[step]
+    held[path[-1]] = value
     return mutant
 
 
@@ -56,10 +60,7 @@ def _chain_mutants(raw: Raw) -> Iterator[Mutant]:
                 "alone": [cloud],
             }
             for how, variant in variants.items():
-                yield (
-                    f"{profile}: {how} {cloud}",
-                    _with(raw, lambda mutant, p=profile, v=variant: mutant["profiles"][p].update(chain=v)),  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
-                )
+                yield f"{profile}: {how} {cloud}", _changed(raw, ("profiles", profile, "chain"), variant)
 
 
 def _t1_engines(raw: Raw) -> list[str]:
@@ -105,16 +106,14 @@ def shapeless_mutants(raw: Raw) -> list[Mutant]:
     """Mutants that already the shape refuses, or that name what is no backend."""
     found: list[Mutant] = []
     for profile in t1_profiles(raw):
+        chain = raw["profiles"][profile]["chain"]
         for word in ("groq/llama-3.3-70b-versatile", f"{profile}.groq", "gpu,groq", "*", "openai/*", "os.environ/GROQ"):
-            found.append(
-                (f"{profile}: {word}", _with(raw, lambda m, p=profile, w=word: m["profiles"][p]["chain"].insert(1, w)))  # type: ignore[misc]  # as above
-            )
+            variant = [chain[0], word, *chain[1:]]
+            found.append((f"{profile}: {word}", _changed(raw, ("profiles", profile, "chain"), variant)))
         for key in ("fallbacks", "default_fallbacks", "context_window_fallbacks", "alias", "cloud"):
-            found.append(
-                (f"{profile}: key {key}", _with(raw, lambda m, p=profile, k=key: m["profiles"][p].update({k: ["groq"]})))  # type: ignore[misc]  # as above
-            )
+            found.append((f"{profile}: key {key}", _changed(raw, ("profiles", profile, key), ["groq"])))
     for cloud in ("fallback", "explicit"):
-        found.append((f"T1 cloud {cloud}", _with(raw, lambda m, c=cloud: m["tiers"]["T1"].update(cloud=c))))  # type: ignore[misc]  # as above
+        found.append((f"T1 cloud {cloud}", _changed(raw, ("tiers", "T1", "cloud"), cloud)))
     return found
 
 
@@ -326,7 +325,10 @@ def text_mutants(text: str, raw: Raw) -> list[TextMutant]:
         ("the same section twice", f"{text}{escape}"),
         ("a second document", f"{text}---\n{escape}"),
         ("the same key twice in a deployment", text.replace(base, f"{base}{cloud['url']}\n{base}", 1)),
-        ("a merge key", text.replace("router_settings:\n", f"router_settings:\n  <<: {{default_fallbacks: [{ESCAPE}]}}\n")),
+        (
+            "a merge key",
+            text.replace("router_settings:\n", f"router_settings:\n  <<: {{default_fallbacks: [{ESCAPE}]}}\n"),
+        ),
         ("an anchor", text.replace("- model_name:", "- &one\n  model_name:", 1)),
         ("a tag", text.replace("telemetry: false", "telemetry: !!str false")),
         ("a tag of Python", text.replace("telemetry: false", "telemetry: !!python/name:os.system")),

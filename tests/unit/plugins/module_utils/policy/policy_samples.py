@@ -56,7 +56,10 @@ def policies(draw: st.DrawFn, *, with_t1: bool = False) -> Raw:
     profiles = _profiles(draw, local, cloud, with_t1)
     used = {cloud[link]["provider"] for profile in profiles.values() for link in profile["chain"] if link in cloud}
     budgets = {
-        provider: {"usd": draw(st.sampled_from([0, 0.01, 1, 2.5])), "period": draw(st.sampled_from(["30m", "12h", "1d"]))}
+        provider: {
+            "usd": draw(st.sampled_from([0, 0.01, 1, 2.5])),
+            "period": draw(st.sampled_from(["30m", "12h", "1d"])),
+        }
         for provider in sorted(used)
         if draw(st.booleans())
     }

@@ -148,7 +148,10 @@ def test_a_hole_that_only_the_text_shows_is_refused(name: str, text: str) -> Non
         (mutants._set(DOCUMENT, "search_tools", []), "search_tools"),
         (mutants._set(DOCUMENT, "router_settings.enable_tag_filtering", True), "router_settings.enable_tag_filtering"),
         (mutants._set(DOCUMENT, "general_settings.new_in_1_109", 1), "general_settings.new_in_1_109"),
-        (mutants._set(DOCUMENT, "model_list.1.litellm_params.max_retries", 3), "model_list[1].litellm_params.max_retries"),
+        (
+            mutants._set(DOCUMENT, "model_list.1.litellm_params.max_retries", 3),
+            "model_list[1].litellm_params.max_retries",
+        ),
     ],
 )
 def test_the_refusal_names_the_key(document: Raw, where: str) -> None:
@@ -160,7 +163,10 @@ def test_the_refusal_names_the_key(document: Raw, where: str) -> None:
 # --- the hybrid document ----------------------------------------------------------------------------------------------
 
 HYBRID: Raw = yaml.safe_load(compiled.render_litellm(POLICY, Plane.HYBRID))
-T1_GROUP = {"model_name": "private", "litellm_params": {"model": "openai/x", "api_base": "http://127.0.0.1:4021/gpu/v1"}}
+T1_GROUP = {
+    "model_name": "private",
+    "litellm_params": {"model": "openai/x", "api_base": "http://127.0.0.1:4021/gpu/v1"},
+}
 
 
 def _appended(path: str, value: Any) -> Raw:
@@ -176,9 +182,18 @@ IN_HYBRID = [
     ("default fallbacks", mutants._set(HYBRID, "router_settings.default_fallbacks", ["planning"])),
     ("overflow", mutants._set(HYBRID, "litellm_settings.context_window_fallbacks", [{"personal": ["planning"]}])),
     ("past a budget of 0", _appended("router_settings.fallbacks", {"coordination": ["personal.kimi"]})),
-    ("a host the policy does not name", mutants._set(HYBRID, "model_list.2.litellm_params.api_base", "https://x.example.com")),
-    ("an engine past the door", mutants._set(HYBRID, "model_list.0.litellm_params.api_base", "http://10.88.0.10:8000/v1")),
-    ("another engine", mutants._set(HYBRID, "model_list.0.litellm_params.api_base", "http://127.0.0.1:4021/gpu-forensic/v1")),
+    (
+        "a host the policy does not name",
+        mutants._set(HYBRID, "model_list.2.litellm_params.api_base", "https://x.example.com"),
+    ),
+    (
+        "an engine past the door",
+        mutants._set(HYBRID, "model_list.0.litellm_params.api_base", "http://10.88.0.10:8000/v1"),
+    ),
+    (
+        "another engine",
+        mutants._set(HYBRID, "model_list.0.litellm_params.api_base", "http://127.0.0.1:4021/gpu-forensic/v1"),
+    ),
     ("another key", mutants._set(HYBRID, "model_list.4.litellm_params.api_key", "os.environ/CLOUD_KEY_DEEPSEEK")),
     ("no ledger", mutants._set(HYBRID, "litellm_settings.callbacks", [])),
     ("another callback", _appended("litellm_settings.callbacks", "langfuse")),
@@ -211,7 +226,10 @@ def test_rules_for_admission_hold_nothing_of_the_cloud(monkeypatch: pytest.Monke
 # --- generated --------------------------------------------------------------------------------------------------------
 
 SLOW_TO_MAKE = settings(
-    max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=60,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
