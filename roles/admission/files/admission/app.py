@@ -95,7 +95,7 @@ class Admission:
             try:
                 await self._route(exchange, trace)
             except Refusal as refusal:
-                trace.code, trace.reason = refusal.code, refusal.reason
+                trace.code, trace.reason, trace.backend = refusal.code, refusal.reason, None
                 await exchange.refuse(refusal, _about(trace))
         except ClientGoneError:
             trace.code = "client_gone"

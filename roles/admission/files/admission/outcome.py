@@ -17,6 +17,9 @@ from admission.errors import Refusal
 QUEUE_RETRY_SECONDS = 30
 
 _OVERFLOW = ("contextwindowexceeded", "context_length_exceeded", "context length", "context size", "maximum context")
+_FALLBACK_OVERFLOW = "also failed: litellm.contextwindowexceedederror"
+"""In LiteLLM's text when the first link was away and a later one found the prompt too long; the status is a 500."""
+
 _NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's SDKs obey this header; without it they would ask again at once for what cannot be there yet."""
 
@@ -35,15 +38,19 @@ def _needs(rule: Rule) -> str:
     return " or ".join(modes + always)
 
 
-def nothing_local(profile: str, rule: Rule, reason: str) -> Refusal:
-    """No link of the chain answered: what the chain's terminal word promises."""
+def nothing_local(profile: str, rule: Rule, reason: str, *, overflow: bool = False) -> Refusal:
+    """No link of the chain answered: what the chain's terminal word promises.
+
+    overflow: an engine is there, but the prompt is too long for it.
+    """
+    note = " The engine that is there cannot take a prompt of this length." if overflow else ""
     if rule.terminal == "queue":
         return Refusal(
             503,
             "no_local_engine",
             f"Nothing local can answer for profile '{profile}' now ({_needs(rule)} would serve it), and the private "
             f"queue is not installed yet. The request did not leave this machine and was not kept; try again in "
-            f"{QUEUE_RETRY_SECONDS} seconds.",
+            f"{QUEUE_RETRY_SECONDS} seconds.{note}",
             type="server_error",
             headers={"retry-after": str(QUEUE_RETRY_SECONDS)},
             reason=reason,
@@ -52,7 +59,7 @@ def nothing_local(profile: str, rule: Rule, reason: str) -> Refusal:
         503,
         "engine_unavailable",
         f"Profile '{profile}' needs {_needs(rule)}, which does not answer now, and there is no fallback. The request "
-        "did not leave this machine and was not kept.",
+        f"did not leave this machine and was not kept.{note}",
         type="server_error",
         headers=_NO_RETRY,
         reason=reason,
@@ -64,8 +71,8 @@ def too_long(profile: str, rule: Rule) -> Refusal:
     return Refusal(
         400,
         "context_length_exceeded",
-        f"The prompt and the requested answer are longer than the engine of profile '{profile}' can take "
-        f"(at most {rule.context_length} tokens). Shorten the prompt or ask for fewer tokens.",
+        f"The prompt and the requested answer do not fit the engine that serves profile '{profile}' (every engine of "
+        f"its chain takes {rule.context_length} tokens). Shorten the prompt or ask for fewer tokens.",
         param="messages",
         reason="context overflow",
     )
@@ -105,11 +112,12 @@ def interrupted(reason: str) -> Refusal:
 
 
 def read_error(status: int, raw: bytes) -> UpstreamError:
-    """Class of an HTTP error answer. The text is looked at for a 400 only: other errors may quote several causes."""
+    """Class of an HTTP error answer. Its text decides about length only; it may quote the request, so nothing else."""
     text = raw[:65536].decode("utf-8", "replace").lower()
     if status == 400 and "invalid model name" in text:  # LiteLLM's answer to a group that it does not have
         return UpstreamError(403)
-    return UpstreamError(status, overflow=status in (400, 413) and any(word in text for word in _OVERFLOW))
+    words = _OVERFLOW if status in (400, 413) else (_FALLBACK_OVERFLOW,)
+    return UpstreamError(status, overflow=any(word in text for word in words))
 
 
 def read_error_event(error: object) -> UpstreamError:
@@ -121,13 +129,13 @@ def read_error_event(error: object) -> UpstreamError:
 
 def refusal_for(profile: str, rule: Rule, error: UpstreamError) -> Refusal:
     """The client's answer to an upstream error before the first byte."""
-    if error.overflow:
+    if error.overflow and error.status in (400, 413):
         return too_long(profile, rule)
     if error.status in (400, 413, 415, 422):
         return rejected()
     if error.status in (401, 403):
         return misconfigured(f"gateway answered {error.status}")
-    return nothing_local(profile, rule, f"gateway answered {error.status}")
+    return nothing_local(profile, rule, f"gateway answered {error.status}", overflow=error.overflow)
 
 
 def backend_of(headers: Mapping[str, str], profile: str, rule: Rule) -> str:

@@ -82,6 +82,16 @@ def test_context_overflow_stays_a_400(service: Service, text: str, profile: str)
     assert "32768" in error["message"]
 
 
+@pytest.mark.parametrize("profile", ["private", "coding"])
+def test_prompt_too_long_for_the_link_that_is_left(service: Service, profile: str) -> None:
+    """The first link is away, and only it might have taken the prompt: waiting can help, so it is no 400."""
+    text = "Connection error. Fallback to x also failed: litellm.ContextWindowExceededError: maximum context length"
+    service.gateway.status, service.gateway.reply = 500, wrapped(text)
+    error = error_of(answer := service.chat(body(profile), profile))
+    assert (answer.status_code, error["code"]) in [(503, "no_local_engine"), (503, "engine_unavailable")]
+    assert error["message"].endswith("cannot take a prompt of this length.")
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_other_rejections_stay_a_400_without_their_text(service: Service, status: int) -> None:
     service.gateway.status, service.gateway.reply = status, wrapped("Unsupported parameter", str(status))
@@ -103,6 +113,7 @@ def test_a_200_that_is_no_completion(service: Service, reply: bytes) -> None:
     service.gateway.reply = reply
     answer = service.chat(body())
     assert (answer.status_code, error_of(answer)["code"]) == (503, "no_local_engine")
+    assert "x-sovereign-backend" not in answer.headers
 
 
 def test_gateway_that_is_down(service: Service, live: Live) -> None:
