@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import shutil
 import sys
@@ -16,6 +17,8 @@ from .paths import DOCKER, ROOT, SCENARIO, STATE
 from .say import Failed, Run
 
 UP_PHASES = 7
+#: Where verify.yml leaves who answered.
+TABLE = STATE / "verify.txt"
 
 
 def up(run: Run) -> None:
@@ -28,7 +31,8 @@ def up(run: Run) -> None:
     with run.phase("Run playbooks/site.yml on the machine"):
         scenario.molecule(run, "converge", env, "Converging the machine")
     with run.phase("Ask every profile one question"):
-        scenario.playbook(run, "verify", env, "Asking every profile", ["--extra-vars", "verify_include_cloud=true"])
+        wishes = json.dumps({"verify_include_cloud": True, "verify_table_file": str(TABLE)})
+        scenario.playbook(run, "verify", env, "Asking every profile", ["--extra-vars", wishes])
     print(answers())
     print("The machine is up. Look around: tools/lab shell · Throw it away: tools/lab down")
 
@@ -71,8 +75,7 @@ def _our_routes(run: Run, docker: str) -> list[str]:
 
 def answers() -> str:
     """The table that verify.yml left behind."""
-    path = STATE / "verify.txt"
-    return path.read_text() if path.is_file() else "(verify.yml left no table)"
+    return TABLE.read_text() if TABLE.is_file() else "(verify.yml left no table)"
 
 
 def down(run: Run) -> None:
