@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Holes to plant: each mutant has one way from a T1 profile out of the machine, in the policy or in the rendered text."""
+"""Holes to plant: each mutant has one way from a T1 profile out of the machine, in the policy or in the text."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ ESCAPE = "escape"
 
 
 def document_mutants(document: Raw, raw: Raw) -> list[Mutant]:
-    """Mutants of a sovereign LiteLLM document, as parsed data: each one T1→cloud edge, through one of LiteLLM's ways."""
+    """Mutants of a sovereign document, as parsed data: each has one T1→cloud edge, by one of LiteLLM's ways."""
     found: list[Mutant] = []
     for cloud in cloud_backends(raw):
         backend = raw["backends"][cloud]

@@ -211,7 +211,7 @@ def test_one_change_of_the_policy_changes_the_text() -> None:
 
 
 MANY = settings(
-    max_examples=120,
+    max_examples=50,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
