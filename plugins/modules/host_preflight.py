@@ -11,8 +11,7 @@ description:
   - Looks at the machine and reports all that is wrong at once, each with the object, what was seen, and what to do.
   - Reads only.
 version_added: 0.1.0
-author:
-  - mushishi (@mushishi)
+author: mushishi.sovereign contributors
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:

@@ -16,8 +16,7 @@ description:
   - To replace a key, remove or rewrite its file and run again.
   - No key is in a return value, a diff or a log.
 version_added: 0.1.0
-author:
-  - mushishi (@mushishi)
+author: mushishi.sovereign contributors
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:

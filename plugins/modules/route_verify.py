@@ -16,8 +16,7 @@ description:
     answer wrong. A backend may come or go between two looks.
   - Prompts are fixed texts. No content of an answer is returned.
 version_added: 0.1.0
-author:
-  - mushishi (@mushishi)
+author: mushishi.sovereign contributors
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:

@@ -15,8 +15,7 @@ description:
   - The file is written whole or not at all, and has its final mode and owner before it gets its name.
   - The secret is in no return value, no diff and no log.
 version_added: 0.1.0
-author:
-  - mushishi (@mushishi)
+author: mushishi.sovereign contributors
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:
