@@ -56,9 +56,9 @@ class Recorder:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._records = _load(path)
             first += max((int(r.get("conn", 0)) for r in self._records), default=0)
-            self._file = path.open("a", encoding="utf-8")
-            if self._file.tell() and not path.read_bytes().endswith(b"\n"):
-                self._file.write("\n")
+            with path.open("a", encoding="utf-8") as file:
+                if file.tell() and not path.read_bytes().endswith(b"\n"):
+                    file.write("\n")
         self._conns = itertools.count(first)
 
     def connection(self) -> int:
@@ -79,8 +79,8 @@ class Recorder:
         with self._lock:
             self._records.append(record)
             if self._path is not None:
-                self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
-                self._file.flush()
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(record, separators=(",", ":")) + "\n")
 
     def records(self) -> list[Record]:
         """A copy of the list."""
@@ -93,7 +93,7 @@ class Recorder:
             count = len(self._records)
             self._records = []
             if self._path is not None:
-                self._file.truncate(0)
+                self._path.write_text("", encoding="utf-8")
             return count
 
 

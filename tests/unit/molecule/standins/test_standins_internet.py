@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ADDRESSES, Net
-from standins import internet, make_ca
+from standins import dns, internet, make_ca
 from standins.providers import PROVIDERS
 
 MARKER = "MARK-personal-5d1e77a0b4"
@@ -88,14 +88,14 @@ def test_one_connection_serves_many_requests_and_the_host_decides(net: Net) -> N
 
 
 def test_refuse_is_a_real_refusal_of_one_provider_and_heals(net: Net) -> None:
-    idle = net.tls(net.address("groq"), "api.groq.com")
-    net.running.set_mode("groq", "refuse")
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(net.address("groq"), 2.0)
-    idle.settimeout(3.0)
-    with pytest.raises((ConnectionResetError, ssl.SSLError)):
-        idle.sendall(b"x")
-        assert idle.recv(1), "an open connection must be reset, not closed in peace"
+    with net.tls(net.address("groq"), "api.groq.com") as idle:
+        net.running.set_mode("groq", "refuse")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(net.address("groq"), 2.0)
+        idle.settimeout(3.0)
+        with pytest.raises((ConnectionResetError, ssl.SSLError)):
+            idle.sendall(b"x")
+            assert idle.recv(1), "an open connection must be reset, not closed in peace"
     assert net.chat("openrouter").status == 200
     net.running.set_mode("groq", "ok")
     assert net.chat("groq").status == 200
@@ -253,7 +253,7 @@ def test_a_contact_that_says_nothing_is_recorded(net: Net) -> None:
 
 
 def _query(name: str, kind: int) -> bytes:
-    return internet.dns.query(4711, name, kind)
+    return dns.query(4711, name, kind)
 
 
 def _udp(net: Net, message: bytes) -> bytes:
@@ -304,7 +304,7 @@ def test_dns_malformed_gets_formerr_and_is_kept(net: Net) -> None:
 
 
 def test_dns_default_can_be_an_address() -> None:
-    zone = internet.dns.Zone({}, ["192.0.2.1"])
+    zone = dns.Zone({}, ["192.0.2.1"])
     _, words, reply = zone.respond(_query("anything.example", 1))
     assert words == "192.0.2.1" and reply is not None and reply.endswith(socket.inet_aton("192.0.2.1"))
 
