@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from litellm.exceptions import RateLimitError
 from litellm.integrations.custom_logger import CustomLogger
+
 from mushishi_gateway_ledger import Budget, BudgetSpent, Ledger, Price, prompt_bound
 
 #: Parts of a request that reach the model as tokens, beside the messages.
@@ -59,7 +60,7 @@ def worst_case(deployment: Mapping[str, Any], messages: object, request: Mapping
 
 
 def was_refused(error: BaseException | None) -> bool:
-    """True when it is certain that the provider did no work: it was not reached, or it answered with an error status.
+    """True when the provider certainly did no work: it was not reached, or it answered with an error status.
 
     LiteLLM gives even a lost connection a status of its own, so the first error of the client library ``openai`` in the
     chain of causes decides. Later ones in that chain belong to earlier links.
@@ -85,7 +86,7 @@ class BudgetHook(CustomLogger):  # type: ignore[misc]  # LiteLLM is not installe
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: Any
     ) -> dict[str, Any]:
-        """Name the bound of an answer one way: every provider here knows ``max_tokens``, not all know the newer name."""
+        """Name the bound of an answer one way: every provider knows ``max_tokens``, not all know the newer name."""
         newer = data.pop("max_completion_tokens", None)
         if newer is not None:
             data["max_tokens"] = newer
@@ -99,7 +100,7 @@ class BudgetHook(CustomLogger):  # type: ignore[misc]  # LiteLLM is not installe
         request_kwargs: dict[str, Any] | None = None,
         parent_otel_span: Any = None,
     ) -> list[dict[str, Any]]:
-        """Reserve the worst case of the one deployment of this group. Raises LiteLLM's 429 when the budget does not hold it."""
+        """Reserve the worst case of this group's one deployment. Raises a 429 if the budget does not hold it."""
         request = request_kwargs or {}
         for deployment in healthy_deployments:
             info = deployment.get("model_info") or {}
@@ -125,7 +126,7 @@ class BudgetHook(CustomLogger):  # type: ignore[misc]  # LiteLLM is not installe
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
     ) -> None:
-        """Settle at the provider's own count. An answer that the client did not take to its end stays at its worst case."""
+        """Settle at the provider's own count. An answer that the client left before its end stays at its worst case."""
         usage = getattr(response_obj, "usage", None)
         params = kwargs.get("litellm_params") or {}
         price = Price.read(params.get("model_info") or {}) or Price.read(params)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Start one LiteLLM gateway: turn systemd credentials into what LiteLLM reads, then become LiteLLM.
 
-No key is ever an argument, in a unit, or in a file that others may read: systemd puts each into ``$CREDENTIALS_DIRECTORY``,
-this program puts it into the environment of the process that it turns into. The environment is built from nothing: what the
-unit or the machine had set reaches LiteLLM only where it is named here.
+No key is ever an argument, in a unit, or in a file that others may read: systemd puts each into
+``$CREDENTIALS_DIRECTORY``, this program puts it into the environment of the process that it turns into. The environment
+is built from nothing: what the unit or the machine had set reaches LiteLLM only where it is named here.
 
-Credentials: ``clients.json`` (hybrid: SHA-256 of profile keys) or ``client.key`` (sovereign: admission's key); ``llama.key``;
-``cloud-<name>.key`` for each cloud key of the policy (hybrid only).
+Credentials: ``clients.json`` (hybrid: SHA-256 of profile keys) or ``client.key`` (sovereign: admission's key);
+``llama.key``; ``cloud-<name>.key`` for each cloud key of the policy (hybrid only).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ EXIT_CONFIG = 78
 #: Passed on as they are, if set. Everything else of the environment is dropped.
 PASSED_ON = ("CREDENTIALS_DIRECTORY", "LANG", "RUNTIME_DIRECTORY", "SSL_CERT_FILE", "STATE_DIRECTORY", "TMPDIR")
 
-#: What keeps LiteLLM from opening connections of its own: price list, header list, presets, tokenizers; and from showing its
-#: admin pages. Measured: with these it opens none at start and none at a request but the one asked for.
+#: What keeps LiteLLM from opening connections of its own (price list, header list, presets, tokenizers) and from
+#: showing its admin pages. Measured: with these it opens none at start, and at a request none but the one asked for.
 QUIET = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
@@ -45,6 +45,9 @@ QUIET = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+
+#: Keys that both gateways read.
+OWN_KEYS = frozenset({"LITELLM_MASTER_KEY", "LLAMA_API_KEY"})
 
 _REFERENCE = re.compile(r"os\.environ/([A-Za-z0-9_]+)")
 _CLOUD = re.compile(r"cloud-([a-z0-9][a-z0-9_-]*)\.key")
@@ -86,7 +89,7 @@ def build_environment(
     environment = {name: given[name] for name in PASSED_ON if given.get(name)}
     environment |= QUIET | {
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-        "HOME": given.get("RUNTIME_DIRECTORY") or "/tmp",  # noqa: S108  # the unit's private /tmp; LiteLLM only asks for a home
+        "HOME": given.get("RUNTIME_DIRECTORY") or "/nonexistent",
         "PYTHONPATH": str(program),
         "LITELLM_MASTER_KEY": "sk-" + secrets.token_hex(32),
         "LLAMA_API_KEY": read_secret(credentials / "llama.key"),
@@ -107,10 +110,27 @@ def build_environment(
 
 
 def check_references(text: str, environment: Mapping[str, str]) -> None:
-    """Raise :class:`LaunchError` for a key the configuration names and nobody gave. LiteLLM would send the word None."""
+    """Raise :class:`LaunchError` for a key the configuration names and nobody gave. LiteLLM would send ``None``."""
     missing = sorted(set(_REFERENCE.findall(text)) - set(environment))
     if missing:
         raise LaunchError(f"the configuration names {missing[0]}, but the unit was given no credential for it")
+
+
+def check(plane: str, config: Path) -> None:
+    """Let LiteLLM build its router from the configuration, with words in place of keys. Raises what LiteLLM raises."""
+    text = config.read_text(encoding="utf-8")
+    names = set(_REFERENCE.findall(text))
+    foreign = sorted(name for name in names if name not in OWN_KEYS and not name.startswith("CLOUD_KEY_"))
+    if plane == "sovereign":
+        foreign = sorted(names - OWN_KEYS)
+    if foreign:
+        raise LaunchError(f"the configuration names {foreign[0]}, which does not belong in the {plane} plane")
+    os.environ.update(QUIET | dict.fromkeys(names, "check"))
+    import yaml
+    from litellm import Router
+
+    data = yaml.safe_load(text)
+    Router(model_list=data["model_list"], **data["router_settings"])
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -118,21 +138,25 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="mushishi_gateway_launch", description="Start one LiteLLM gateway.")
     parser.add_argument("--plane", choices=("sovereign", "hybrid"), required=True)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--check", action="store_true", help="only say whether LiteLLM takes the configuration")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Become LiteLLM. Returns only when something is missing."""
+    """Become LiteLLM. Returns when something is missing, and after ``--check``."""
     given = arguments(argv)
     try:
+        if given.check:
+            check(given.plane, given.config)
+            return 0
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")
         if not credentials:
             raise LaunchError("CREDENTIALS_DIRECTORY is not set: start this from its unit")
         program = Path(__file__).resolve().parent
         environment = build_environment(given.plane, given.config, Path(credentials), os.environ, program)
-    except (LaunchError, OSError) as exc:
+    except (LaunchError, OSError, ValueError, KeyError, TypeError) as exc:
         print(f"mushishi gateway {given.plane}: {exc}", file=sys.stderr)
         return EXIT_CONFIG
     serve = [
@@ -143,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--port",
         str(given.port),
     ]
-    os.execve(sys.executable, serve, environment)
+    os.execve(sys.executable, serve, environment)  # noqa: S606  # no shell: this process becomes that program
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """What each cloud provider has cost in the running period, kept on disk before a request leaves the machine.
 
-A request is *reserved* at the most it can cost, then *settled* at what the provider says it did cost, or *released* when
-the provider refused it. What is never settled (a crash, a time-out, an answer cut off) stays counted at its worst case. So the
-sum in the ledger is never below what the provider bills, and a budget is never passed, whatever happens to this process.
+A request is *reserved* at the most it can cost, then *settled* at what the provider says it did cost, or *released*
+when the provider refused it. What is never settled (a crash, a time-out, an answer cut off) stays counted at its worst
+case. So the sum in the ledger is never below what the provider bills, and a budget is never passed, whatever happens to
+this process.
 
-Amounts are whole nanodollars (1e-9 USD): sums of them are exact. A period is a fixed window counted from 1970-01-01 UTC: ``1d``
-starts anew at midnight UTC. Pure standard library.
+Amounts are whole nanodollars (1e-9 USD): sums of them are exact. A period is a fixed window counted from 1970-01-01
+UTC: ``1d`` starts anew at midnight UTC. Pure standard library.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class BudgetSpent(Exception):
 
     def __init__(self, provider: str, retry_after: int) -> None:
         super().__init__(
-            f"The budget of provider {provider} for this period does not hold this request. A new period begins in {retry_after} s."
+            f"The budget of provider {provider} for this period does not hold this request. "
+            f"A new period begins in {retry_after} s."
         )
         self.provider = provider
         self.retry_after = retry_after
@@ -59,7 +61,7 @@ class Budget:
 
     @classmethod
     def read(cls, usd: float, period: str) -> Budget:
-        """From the policy's form: dollars and ``30m``, ``12h``, ``1d``. Raises :class:`ValueError` for anything else."""
+        """From the policy's form: dollars and ``30m``, ``12h``, ``1d``. Raises :class:`ValueError` for others."""
         match = _PERIOD.fullmatch(period)
         if match is None or usd < 0:
             raise ValueError(f"budget {usd!r} per {period!r}: give dollars from 0 up and a period like 30m, 12h, 1d")
@@ -97,7 +99,7 @@ def to_nanodollars(usd: Decimal) -> int:
 
 
 def prompt_bound(text: str, messages: int, most: int | None) -> int:
-    """The most tokens a prompt can have: no token is shorter than a byte. ``most``: what the model can hold, if known."""
+    """The most tokens a prompt can have: none is shorter than a byte. ``most``: what the model can hold, if known."""
     bound = len(text.encode()) + _TOKENS_PER_MESSAGE * messages + _TOKENS_PER_REQUEST
     return bound if most is None else min(bound, most)
 
@@ -119,7 +121,7 @@ class Ledger:
         return provider in self._budgets
 
     def reserve(self, charge: str, provider: str, worst: int) -> None:
-        """Count ``worst`` nanodollars under the id ``charge``. Raises :class:`BudgetSpent`, and counts nothing, if it does not fit."""
+        """Count ``worst`` nanodollars under the id ``charge``; count nothing, and raise :class:`BudgetSpent`, else."""
         budget, now = self._budgets[provider], self._clock()
         start, end = budget.window(now)
         self._database.execute("BEGIN IMMEDIATE")
@@ -127,7 +129,8 @@ class Ledger:
             if self._sum(provider, start, end) + worst > budget.nanodollars:
                 raise BudgetSpent(provider, max(1, math.ceil(end - now)))
             self._database.execute(
-                "INSERT INTO charge VALUES (?, ?, ?, ?, 'reserved') ON CONFLICT (id) DO UPDATE SET nanodollars = nanodollars + excluded.nanodollars, state = 'reserved'",
+                "INSERT INTO charge VALUES (?, ?, ?, ?, 'reserved') ON CONFLICT (id) DO UPDATE"
+                " SET nanodollars = nanodollars + excluded.nanodollars, state = 'reserved'",
                 (charge, provider, int(now), worst),
             )
         except BaseException:
@@ -136,7 +139,7 @@ class Ledger:
         self._database.execute("COMMIT")
 
     def settle(self, charge: str, cost: int) -> None:
-        """Replace a reservation by what the request did cost, in nanodollars. An unknown or settled charge is left alone."""
+        """Replace a reservation by what the request did cost, in nanodollars; leave any other charge alone."""
         self._database.execute(
             "UPDATE charge SET nanodollars = ?, state = 'settled' WHERE id = ? AND state = 'reserved'", (cost, charge)
         )

@@ -45,15 +45,24 @@ ALLOWED_FIELDS = frozenset(
     }
 )
 
-#: Content parts that carry their content with them. LiteLLM itself fetches the URL of a ``file`` part (measured), and an
-#: engine may fetch that of an ``image_url`` part, so only inline data passes.
+#: Accepted, because client libraries send them, and never sent on: whose request it is says the key alone.
+DROPPED_FIELDS = frozenset({"user"})
+
+#: Fields that only admission sends, to engines of the plane: it has checked them, and made ``cache_salt`` itself.
+LOCAL_FIELDS = frozenset({"top_k", "min_p", "repetition_penalty", "chat_template_kwargs", "cache_salt"})
+
+#: Content parts that carry their content with them. LiteLLM itself fetches the URL of a ``file`` part (measured), and
+#: an engine may fetch that of an ``image_url`` part, so only inline data passes.
 INLINE_PARTS = frozenset({"text", "image_url", "input_audio", "refusal"})
+
+#: Parts in vLLM's own form, from admission only.
+LOCAL_PARTS = frozenset({"audio_url", "video_url", "file"})
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Refusal(Exception):
-    """A request that is not let in: HTTP ``status``, a machine-readable ``code``, a ``message`` that names the remedy."""
+    """A request that is not let in: HTTP ``status``, machine-readable ``code``, a ``message`` that names the remedy."""
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -65,12 +74,12 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Clients:
-    """Known keys: SHA-256 of a key (hex) → the profile it belongs to, or ``None`` for a key that may name any profile."""
+    """Known keys: SHA-256 of a key (hex) → its profile, or ``None`` for a key that may name any profile."""
 
     index: Mapping[str, str | None]
 
     def profile_of(self, key: str | None) -> tuple[str, str | None]:
-        """Return (digest, profile) of a key. Every entry is compared, in constant time. Raises :class:`Refusal` (401)."""
+        """Return (digest, profile) of a key, comparing every entry in constant time. Raises :class:`Refusal` (401)."""
         digest = hashlib.sha256((key or "").encode()).hexdigest()
         found = [known for known in self.index if hmac.compare_digest(known, digest)]
         if not key or not found:
@@ -96,7 +105,7 @@ def read_index(path: Path) -> Clients:
 
 
 def read_single_key(path: Path) -> Clients:
-    """Read one key in the clear, the only client of the sovereign gateway. Raises :class:`ValueError` when it is empty."""
+    """Read one key in the clear, the sovereign gateway's only client. Raises :class:`ValueError` when it is empty."""
     key = path.read_text(encoding="utf-8").strip()
     if not key:
         raise ValueError(f"{path}: the key is empty")
@@ -112,7 +121,7 @@ def load_clients(environment: Mapping[str, str]) -> Clients:
 
 
 def allowed_groups(profile: str, fallbacks: Sequence[Mapping[str, Sequence[str]]]) -> list[str]:
-    """The model groups of a profile: its own and those its chain falls back to. Nothing else may be reached with its key."""
+    """The groups that a profile's key may reach: its own and those its chain falls back to."""
     later = [group for entry in fallbacks for name, groups in entry.items() if name == profile for group in groups]
     return [profile, *later]
 
@@ -145,10 +154,12 @@ def check_body(body: Mapping[str, object], profile: str | None, profiles: frozen
 
     ``profile`` is the profile of the key (``None``: the key may name any of ``profiles``). Raises :class:`Refusal`.
     """
-    unknown = sorted(set(body) - ALLOWED_FIELDS)
+    local = profile is None
+    unknown = sorted(set(body) - ALLOWED_FIELDS - (LOCAL_FIELDS if local else DROPPED_FIELDS))
     if unknown:
+        name = unknown[0]
         raise Refusal(
-            400, "field_not_allowed", f"The field {unknown[0]!r} is not accepted here. Leave it out.", unknown[0]
+            400, "field_not_allowed", f"The field {name[:60]!r} is not accepted here. Leave it out.", name[:60]
         )
     model = body.get("model")
     wanted = profile if profile is not None else model
@@ -158,13 +169,13 @@ def check_body(body: Mapping[str, object], profile: str | None, profiles: frozen
         raise Refusal(
             403, "model_not_allowed", f"This key opens the model {wanted!r} only. Send that as model.", "model"
         )
-    if body.get("n", 1) != 1:
+    if not local and body.get("n") not in (None, 1):
         raise Refusal(400, "field_not_allowed", "Only one answer to a request is given. Leave n out.", "n")
-    _check_messages(body.get("messages"))
+    _check_messages(body.get("messages"), INLINE_PARTS | LOCAL_PARTS if local else INLINE_PARTS)
     return wanted
 
 
-def _check_messages(messages: object) -> None:
+def _check_messages(messages: object, kinds: frozenset[str]) -> None:
     if not isinstance(messages, list) or not messages:
         raise Refusal(400, "messages_missing", "Send messages, a list with at least one message.", "messages")
     for message in messages:
@@ -173,21 +184,24 @@ def _check_messages(messages: object) -> None:
         content = message.get("content")
         if isinstance(content, list):
             for part in content:
-                _check_part(part)
+                _check_part(part, kinds)
         elif content is not None and not isinstance(content, str):
             raise Refusal(400, "message_not_allowed", "Content is a text or a list of parts.", "messages")
 
 
-def _check_part(part: object) -> None:
+def _check_part(part: object, kinds: frozenset[str]) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or kind not in INLINE_PARTS:
+    if not isinstance(part, dict) or kind not in kinds:
         raise Refusal(
-            400, "part_not_allowed", f"A content part of type {kind!r} is not accepted here. Send its text.", "messages"
+            400, "part_not_allowed", "A content part of this type is not accepted. Send its text.", "messages"
         )
-    if kind == "image_url":
-        image = part.get("image_url")
-        url = image.get("url") if isinstance(image, dict) else image
-        if not isinstance(url, str) or not url.startswith("data:"):
-            raise Refusal(
-                400, "part_not_allowed", "An image is sent inline, as a data: URL. No URL is fetched.", "messages"
-            )
+    held = part.get(str(kind))
+    if kind == "file":
+        inline = isinstance(held, dict) and isinstance(held.get("file_data"), str) and "file_id" not in held
+    elif str(kind).endswith("_url"):
+        url = held.get("url") if isinstance(held, dict) else held
+        inline = isinstance(url, str) and url.startswith("data:")
+    else:
+        inline = True
+    if not inline:
+        raise Refusal(400, "part_not_allowed", "Media are sent inline, as a data: URL. No URL is fetched.", "messages")

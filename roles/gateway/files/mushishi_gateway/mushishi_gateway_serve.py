@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The gate in front of LiteLLM, in the same process: two routes, known keys, a body that is built anew.
 
-LiteLLM has hundreds of routes, reads dozens of headers, prefers ``?model=`` to the body's own field, and answers 500 to some
-requests that it refuses. Nothing of that is reached: what passes the rules goes on as a new request with four headers and the
-body that was checked. LiteLLM's own checks (``mushishi_gateway_auth``) then do the same again.
+LiteLLM has hundreds of routes, reads dozens of headers, prefers ``?model=`` to the body's own field, and answers 500 to
+some requests that it refuses. Nothing of that is reached: what passes the rules goes on as a new request with four
+headers and the body that was checked. LiteLLM's own checks (``mushishi_gateway_auth``) then do the same again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from mushishi_gateway_rules import Clients, Refusal, check_body, check_route, load_clients, profiles_of
+from mushishi_gateway_rules import DROPPED_FIELDS, Clients, Refusal, check_body, check_route, load_clients, profiles_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -67,7 +67,8 @@ class Gate:
         if completion:
             request = parse(body)
             check_body(request, profile, self._profiles)
-            body = json.dumps(request, ensure_ascii=False).encode("utf-8", "replace")
+            sent = {name: value for name, value in request.items() if name not in DROPPED_FIELDS}
+            body = json.dumps(sent, ensure_ascii=False).encode("utf-8", "replace")
         authorization = [(b"authorization", f"Bearer {key}".encode())]
         await self._app(rebuilt(scope, body, authorization), Replay(body, receive), plain(send))
 
@@ -95,7 +96,7 @@ def bearer(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The whole body. Raises :class:`Refusal` (413) past :data:`MAX_BODY`, and (400) when the client leaves before its end."""
+    """The whole body. Raises :class:`Refusal`: 413 past :data:`MAX_BODY`, 400 when the client leaves before its end."""
     parts: list[bytes] = []
     size = 0
     while True:

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""Ask a gateway whether it is up and knows its client: a real answer to an authenticated request, not "unit is active".
+
+Exit status 0: it answered with the models of that key. 1: it did not, and one line says why. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+SECONDS = 10
+
+
+def ask(url: str, key: str) -> list[str]:
+    """Names of the models that the key opens. Raises :class:`OSError` or :class:`ValueError` when there is no answer."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{url}/health/liveliness", timeout=SECONDS):
+        pass
+    request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})  # noqa: S310  # http://127.0.0.1 from the role
+    with opener.open(request, timeout=SECONDS) as answer:
+        models = [entry["id"] for entry in json.load(answer)["data"]]
+    if not models:
+        raise ValueError("the key opens no model")
+    return models
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the models, or why there is no answer."""
+    parser = argparse.ArgumentParser(
+        prog="mushishi_gateway_probe", description="Ask a gateway for the models of a key."
+    )
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--key-file", type=Path, required=True)
+    given = parser.parse_args(argv)
+    try:
+        models = ask(given.url, given.key_file.read_text(encoding="utf-8").strip())
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        print(f"{given.url}: {exc}", file=sys.stderr)
+        return 1
+    print(" ".join(models))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
