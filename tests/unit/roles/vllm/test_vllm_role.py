@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: MIT
+"""The vllm role's compose projects, rendered by Ansible itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROLE = Path(__file__).parents[4] / "roles" / "vllm"
+IMAGE = "vllm/vllm-openai@sha256:" + "a" * 64
+MODES = ("agent", "forensic", "coding")
+
+
+def templar(**overrides: Any) -> Templar:
+    loader = DataLoader()
+    variables: dict[str, Any] = {"ansible_managed": "Managed by Ansible", "vllm_image": IMAGE}
+    for name in ("defaults", "vars"):
+        variables = loader.load_from_file(str(ROLE / name / "main.yml"), trusted_as_template=True) | variables
+    return Templar(loader=loader, variables=variables | overrides)
+
+
+def value(name: str, **overrides: Any) -> Any:
+    return templar(**overrides).template(trust_as_template("{{ " + name + " }}"))
+
+
+def text(mode: str, **overrides: Any) -> str:
+    item = {"key": mode, "value": value("__vllm_modes", **overrides)[mode]}
+    return str(
+        templar(item=item, **overrides).template(trust_as_template((ROLE / "templates/compose.yml.j2").read_text()))
+    )
+
+
+def engine(mode: str, **overrides: Any) -> dict[str, Any]:
+    service: dict[str, Any] = yaml.safe_load(text(mode, **overrides))["services"]["engine"]
+    return service
+
+
+def flags(mode: str, **overrides: Any) -> dict[str, str]:
+    words = [str(word) for word in engine(mode, **overrides)["command"]]
+    return dict((word.split("=", 1) + [""])[:2] for word in words if word.startswith("--"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "address", "length", "seqs"),
+    [
+        ("agent", "nemotron", "10.88.0.10", "32768", "2"),
+        ("forensic", "nemotron-forensic", "10.88.0.11", "180000", "4"),
+        ("coding", "coder", "10.88.0.12", "65536", "2"),
+    ],
+)
+def test_each_mode_has_its_own_name_and_address(mode: str, name: str, address: str, length: str, seqs: str) -> None:
+    given = flags(mode)
+    assert given["--served-model-name"] == name
+    assert engine(mode)["networks"] == {"sovereign": {"ipv4_address": address}}
+    assert (given["--max-model-len"], given["--max-num-seqs"]) == (length, seqs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_container_can_do_nothing_but_compute(mode: str) -> None:
+    service = engine(mode)
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+    assert service["restart"] == "no"
+    assert service["pull_policy"] == "never"
+    assert service["sysctls"] == {"net.ipv6.conf.all.disable_ipv6": "1"}
+    assert not {"privileged", "network_mode", "ipc", "ports", "pid", "cap_add", "env_file", "userns_mode"} & set(
+        service
+    )
+    assert list(yaml.safe_load(text(mode))["networks"]) == ["sovereign"]
+    models, cache = service["volumes"]
+    assert models["read_only"] is True and models["source"].startswith("/data/ai/02-models/")
+    assert cache["target"] == "/cache"
+    assert "docker.sock" not in text(mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_reports_or_fetches(mode: str) -> None:
+    environment = engine(mode)["environment"]
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
+        assert environment[name] == "1"
+    assert not [name for name in environment if "KEY" in name or "TOKEN" in name or "MOE" in name]
+    given = flags(mode)
+    assert not {"--api-key", "--moe-backend", "--mamba-cache-mode", "--enable-sleep-mode"} & set(given)
+
+
+def test_every_flag_is_justified_beside_it() -> None:
+    for mode in MODES:
+        lines = text(mode).split("    command:\n")[1].split("networks:")[0].splitlines()
+        previous_comment = False
+        for line in lines[1:]:
+            is_flag = line.strip().startswith("- ") and "--port" not in line and "--tool-call-parser" not in line
+            assert not is_flag or previous_comment, line
+            previous_comment = line.strip().startswith("#")
+
+
+def test_the_hybrid_model_keeps_its_state_in_full_precision() -> None:
+    assert flags("agent")["--mamba-ssm-cache-dtype"] == "float32"
+    assert flags("forensic")["--mamba-ssm-cache-dtype"] == "float32"
+    assert "--mamba-ssm-cache-dtype" not in flags("coding")
+
+
+def test_forensic_drops_no_frame() -> None:
+    given = flags("forensic")
+    assert given["--video-pruning-rate"] == "0.0"
+    assert json.loads(given["--media-io-kwargs"]) == {"video": {"fps": 8, "num_frames": 512}}
+    assert json.loads(given["--limit-mm-per-prompt"]) == {"audio": 1, "image": 8, "video": 1}
+    assert "--video-pruning-rate" not in flags("agent")
+
+
+# Bytes of one block with float32 state, and attention tokens in it, for the hybrid model (docs/decisions/009).
+BLOCK_BYTES, BLOCK_TOKENS, ATTENTION_GROUPS, STATE_GROUPS, STATE_BLOCKS = 12_828_672, 4_176, 1, 4, 3
+
+
+@pytest.mark.parametrize("mode", ["agent", "forensic"])
+def test_all_sequences_of_full_length_fit_the_cache(mode: str) -> None:
+    given = {name: int(flags(mode)[name]) for name in ("--kv-cache-memory-bytes", "--max-model-len", "--max-num-seqs")}
+    blocks = given["--kv-cache-memory-bytes"] // BLOCK_BYTES
+    each = -(-given["--max-model-len"] // BLOCK_TOKENS) * ATTENTION_GROUPS + STATE_GROUPS * STATE_BLOCKS
+    assert blocks - 1 >= each * given["--max-num-seqs"]
+
+
+def test_all_sequences_of_full_length_fit_the_cache_of_the_coder() -> None:
+    given = {
+        name: int(flags("coding")[name]) for name in ("--kv-cache-memory-bytes", "--max-model-len", "--max-num-seqs")
+    }
+    per_token = 48 * 2 * 4 * 128
+    assert given["--max-model-len"] * given["--max-num-seqs"] * per_token <= given["--kv-cache-memory-bytes"]
+
+
+def test_a_gpu_is_handed_over_by_cdi_or_not_at_all() -> None:
+    assert engine("agent")["devices"] == ["nvidia.com/gpu=all"]
+    assert "devices" not in engine("agent", vllm_gpu_devices=[])
+
+
+def test_media_are_read_only_and_named() -> None:
+    service = engine("forensic", vllm_media_dir="/data/ai/03-data/media")
+    assert service["volumes"][2] | {"bind": None} == {
+        "type": "bind",
+        "source": "/data/ai/03-data/media",
+        "target": "/media",
+        "read_only": True,
+        "bind": None,
+    }
+    assert "--allowed-local-media-path" in flags("forensic", vllm_media_dir="/m")
+    assert "--allowed-local-media-path" not in flags("forensic")
+
+
+def test_an_override_changes_only_what_it_names() -> None:
+    changed = flags("agent", vllm_mode_overrides={"agent": {"max_num_seqs": 3, "extra_args": ["--seed=$1"]}})
+    assert changed["--max-num-seqs"] == "3"
+    assert changed["--seed"] == "$$1", "compose turns $$ into $"
+    assert changed["--max-model-len"] == "32768"
+    assert flags("forensic", vllm_mode_overrides={"agent": {"max_num_seqs": 3}}) == flags("forensic")
+
+
+def test_an_image_from_an_archive_is_named_by_its_id() -> None:
+    service = engine("agent", vllm_image_archive="/srv/engine.tar", vllm_image_id="sha256:" + "b" * 64)
+    assert service["image"] == "mushishi/vllm:" + "b" * 12
+    assert engine("agent")["image"] == IMAGE
+
+
+def test_the_prefix_stands_before_the_model() -> None:
+    words = engine("agent", vllm_command_prefix=["serve"])["command"]
+    assert words[:2] == ["serve", "/models/nemotron-nvfp4"]
+
+
+@pytest.mark.parametrize(("given", "mode"), [("agent", "agent"), ("off", "off"), (False, "off")])
+def test_off_needs_no_quotes(given: Any, mode: str) -> None:
+    assert value("__vllm_mode", vllm_mode=given) == mode
+
+
+def test_docker_may_restart_it_when_asked() -> None:
+    assert engine("agent", vllm_restart=True)["restart"] == "unless-stopped"
