@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from admission.upstream import Gateway
-from conftest import KEYS, Live, Service, chunk, completion, event
+from admission_standin import KEYS, Live, Service, chunk, completion, event
 
 SECRET = "group 'private.cpu' at http://10.88.0.2:8001 said: canary-55aa"
 

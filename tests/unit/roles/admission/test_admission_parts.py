@@ -22,7 +22,7 @@ from admission.config import (
 from admission.errors import Refusal
 from admission.probe import probe
 from admission.sse import EventTooLargeError, Splitter
-from conftest import GATEWAY_KEY, KEYS, RULES, Live
+from admission_standin import GATEWAY_KEY, KEYS, RULES, Live
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import GATEWAY_KEY, KEYS, Service
+from admission_standin import GATEWAY_KEY, KEYS, Service
 
 CANARY = "canary-7f3a9c"
 PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
