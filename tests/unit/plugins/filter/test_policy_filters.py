@@ -17,7 +17,8 @@ FILTERS = {
     "check": "sovereign_policy | mushishi.sovereign.policy_check",
     "sovereign": "sovereign_policy | mushishi.sovereign.litellm_config('sovereign')",
     "hybrid": "sovereign_policy | mushishi.sovereign.litellm_config('hybrid')",
-    "moved": "sovereign_policy | mushishi.sovereign.litellm_config('hybrid', door_url='http://127.0.0.1:5021', max_answer_tokens=512)",
+    "moved": "sovereign_policy"
+    " | mushishi.sovereign.litellm_config('hybrid', door_url='http://127.0.0.1:5021', max_answer_tokens=512)",
     "admission": "sovereign_policy | mushishi.sovereign.admission_rules",
     "ingress": "sovereign_policy | mushishi.sovereign.ingress_routes('hybrid')",
     "door": "sovereign_policy | mushishi.sovereign.door_routes",
@@ -35,7 +36,7 @@ FILTERS = {
 def ansible(
     tmp_path: Path, expressions: dict[str, str], overrides: dict[str, Any] | None = None
 ) -> tuple[int, str, Path]:
-    """Run a play on localhost that writes each expression's value to a file. Returns status, output, the files' folder."""
+    """Run a play on localhost that writes each value to a file. Returns status, output, the files' folder."""
     checkout = Path(__file__).resolve().parents[4]
     policy = checkout / "inventory" / "example" / "group_vars" / "all" / "policy.yml"
     tasks = [
@@ -101,7 +102,8 @@ def test_every_filter_works_in_a_play(tmp_path: Path) -> None:
     ("expression", "overrides", "fragments"),
     [
         (
-            "sovereign_policy | combine({'profiles': {'private': {'tier': 'T1', 'chain': ['cpu', 'groq']}}}, recursive=true)"
+            "sovereign_policy"
+            " | combine({'profiles': {'private': {'tier': 'T1', 'chain': ['cpu', 'groq']}}}, recursive=true)"
             " | mushishi.sovereign.policy_check",
             {},
             ["sovereign_policy.profiles.private.chain[1] = 'groq'", "private → cpu → groq", "move the profile to T2"],
