@@ -41,6 +41,9 @@ FAULTS: dict[str, float | None] = {
 }
 """What an engine can be told, with the default number of those that take one (seconds; pieces for ``cut``)."""
 
+EXTRA: dict[str, object] = {"service_tier": None, "system_fingerprint": None}
+"""Members of vLLM's answers beyond the common ones."""
+
 BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Upper bounds of the latency histograms, seconds."""
 
@@ -353,7 +356,7 @@ class Engine:
                 return self._fail(connection, 400, "BadRequestError", message, "input_tokens")
             room = {**body, "max_tokens": min(limit_of(body), limit - have), "max_completion_tokens": None}
             name = self.options.names[0]
-            made = Answer.to(room, name, name, chat)
+            made = Answer.to(room, name, name, chat, EXTRA)
             whole = send_answer(
                 connection,
                 made,

@@ -254,7 +254,8 @@ class Internet:
             return fail(404, f"No route {request.method} {request.path}")
         try:
             body = request.json()
-            answer = Answer.to(body, provider.name, str(body.get("model") or provider.models[0]))
+            model = str(body.get("model") or provider.models[0])
+            answer = Answer.to(body, provider.name, model, extra=provider.extra)
         except ValueError as error:
             return fail(400, f"Bad request: {error}")
         return send_answer(

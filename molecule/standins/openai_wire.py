@@ -11,8 +11,8 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 DEFAULT_TOKENS = 24
@@ -91,12 +91,16 @@ class Answer:
     finish_reason: str
     prompt_tokens: int
     chat: bool = True
+    extra: Mapping[str, object] = field(default_factory=dict)
+    """Further members of every object that is sent, as the real server has them."""
 
     @classmethod
-    def to(cls, body: dict[str, Any], name: str, model: str, chat: bool = True) -> Answer:
+    def to(
+        cls, body: dict[str, Any], name: str, model: str, chat: bool = True, extra: Mapping[str, object] | None = None
+    ) -> Answer:
         """Answer a request body. Raises ValueError naming the missing field."""
         pieces, reason = canned_pieces(name, prompt_of(body), limit_of(body))
-        return cls(name, model, pieces, reason, prompt_tokens(body), chat)
+        return cls(name, model, pieces, reason, prompt_tokens(body), chat, extra or {})
 
     @property
     def text(self) -> str:
@@ -127,6 +131,7 @@ class Answer:
             "created": int(time.time()),
             "model": self.model,
             "choices": choices,
+            **self.extra,
         }
 
     def plain(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ class Provider:
     models: tuple[str, ...]
     """What the model list shows; completions take any model name."""
     error: ErrorBody
+    extra: Mapping[str, object]
+    """Members of its answers beyond the common ones; clients rely on some."""
     greeting: bytes = b""
     """What a stream begins with."""
 
@@ -76,8 +78,17 @@ PROVIDERS = {
             "lab-nvidia-key",
             ("moonshotai/kimi-k2.6",),
             _nvidia_error,
+            {},
         ),
-        Provider("groq", "api.groq.com", ("/openai/v1",), "lab-groq-key", ("llama-3.3-70b-versatile",), _openai_error),
+        Provider(
+            "groq",
+            "api.groq.com",
+            ("/openai/v1",),
+            "lab-groq-key",
+            ("llama-3.3-70b-versatile",),
+            _openai_error,
+            {"service_tier": "on_demand", "system_fingerprint": "fp_standin", "x_groq": {"id": "req_standin"}},
+        ),
         Provider(
             "openrouter",
             "openrouter.ai",
@@ -85,6 +96,7 @@ PROVIDERS = {
             "lab-openrouter-key",
             ("meta-llama/llama-3.3-70b-instruct", "moonshotai/kimi-k2.6"),
             _openrouter_error,
+            {"provider": "stand-in", "system_fingerprint": None},
             b": OPENROUTER PROCESSING\n\n",
         ),
         Provider(
@@ -94,6 +106,7 @@ PROVIDERS = {
             "lab-deepseek-key",
             ("deepseek-chat", "deepseek-reasoner"),
             _deepseek_error,
+            {"system_fingerprint": "fp_standin"},
         ),
     )
 }
