@@ -162,27 +162,43 @@ def _model(run: Run) -> None:
     run.command([sys.executable, STANDINS / "make_tiny_gguf.py", DEPOT / "models/tiny.gguf"], why="Making the tiny model")
 
 
+def _python_files(run: Run) -> list[str]:
+    """Paths in the machine's root folder of its Python, the standard library, and the libraries both are linked to."""
+    python = (ROOTFS / "usr/bin/python3").readlink().name
+    library = ROOTFS / "usr/lib" / python
+    files = {f"usr/bin/{python}", "usr/bin/python3"}
+    files |= {
+        str(path.relative_to(ROOTFS))
+        for path in library.rglob("*")
+        if not path.is_dir() and "__pycache__" not in path.parts and "test" not in path.parts
+    }
+    linked = run.output(
+        ["chroot", ROOTFS, "sh", "-c", f"ldd /usr/bin/{python} /usr/lib/{python}/lib-dynload/*.so"],
+        why="Listing what Python is linked to",
+    )
+    for name in set(re.findall(r"(/\S+\.so\S*)", linked)):
+        path = ROOTFS / "usr" / name.lstrip("/").removeprefix("usr/")
+        # The name that the loader asks for, and each file behind it.
+        while path.exists() or path.is_symlink():
+            files.add(str(path.relative_to(ROOTFS)))
+            if not path.is_symlink():
+                break
+            path = Path(os.path.normpath(path.parent / path.readlink()))
+    return sorted(files)
+
+
 def _engine(run: Run, docker: dict[str, str]) -> None:
     """The engine stand-in as an image archive: Python and the stand-ins, nothing else."""
     run.note("packing the engine stand-in's image")
-    listing = DEPOT / "engine.files"
-    python = (ROOTFS / "usr/bin/python3").readlink().name
-    script = f"""
-        {{ echo usr/bin/{python}; echo usr/bin/python3; find usr/lib/{python} -name __pycache__ -prune -o -type f -print
-          for f in usr/bin/{python} usr/lib/{python}/lib-dynload/*.so; do ldd $f; done |
-            grep -o '/[^ ]*' | while read -r p; do readlink -f "$p"; echo "$p"; done; echo /lib64; echo /lib; }} |
-          sed 's,^/,,' | sort -u > workshop/engine.files
-        ls -d lib64 lib usr/lib64 2> /dev/null >> workshop/engine.files || true
-    """
-    _inside(run, f"cd /; {script}", "Listing the engine stand-in's files")
-    shutil.copy(ROOTFS / WORKSHOP / "engine.files", listing)
     stage = DEPOT / "engine-root"
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir()
-    run.command(
-        ["sh", "-c", f"tar -C '{ROOTFS}' --no-recursion --ignore-failed-read -cf - -T '{listing}' | tar -C '{stage}' -xf -"],
-        why="Staging the engine stand-in",
-    )
+    for name in _python_files(run):
+        source, target = ROOTFS / name, stage / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target, follow_symlinks=False)
+    for name in ("lib", "lib64", "bin"):
+        (stage / name).symlink_to(f"usr/{name}")
     shutil.copytree(STANDINS, stage / "opt/standins", ignore=shutil.ignore_patterns("__pycache__", "*.md"))
     for folder in ("tmp", "etc"):
         (stage / folder).mkdir(exist_ok=True)
@@ -196,6 +212,5 @@ def _engine(run: Run, docker: dict[str, str]) -> None:
     identity = run.output(["docker", "image", "inspect", "-f", "{{.Id}}", tag], why="Reading the image", env=docker)
     (DEPOT / "facts.json").write_text(json.dumps({"engine_image": tag, "engine_image_id": identity.strip()}))
     tarball.unlink()
-    listing.unlink()
     shutil.rmtree(stage)
     subprocess.run(["docker", "image", "rm", tag], env={**os.environ, **docker}, capture_output=True)
