@@ -63,7 +63,7 @@ def _deepseek_error(status: int, message: str) -> dict[str, Any]:
             "message": message,
             "type": kinds.get(status, "invalid_request_error"),
             "param": None,
-            "code": "invalid_request_error",
+            "code": None if status >= 500 else "invalid_request_error",
         }
     }
 
