@@ -28,6 +28,8 @@ WORKSHOP = "workshop"
 STANDINS = ROOT / "molecule" / "standins"
 #: The extra packages of strangers and stand-ins, not of the product.
 LAB_PACKAGES = ("nftables",)
+#: Folders that the GPU modes expect their weights in.
+GPU_MODELS = ("nemotron-nvfp4", "qwen3-coder-30b-awq")
 
 
 def role_packages(distribution: str) -> list[str]:
@@ -160,6 +162,10 @@ def _certificates(run: Run) -> None:
 
 def _model(run: Run) -> None:
     run.command([sys.executable, STANDINS / "make_tiny_gguf.py", DEPOT / "models/tiny.gguf"], why="Making the tiny model")
+    for name in GPU_MODELS:
+        folder = DEPOT / "models" / name
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text('{"note": "the engine stand-in reads no weights"}\n')
 
 
 def _python_files(run: Run) -> list[str]:

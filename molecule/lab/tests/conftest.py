@@ -258,6 +258,9 @@ def epoch(request: pytest.FixtureRequest, raw_lab: Lab) -> Iterator[str]:
             "the machine booted without a failed unit",
             120,
         )
+    # Everything comes back by itself, the GPU engine of the chosen mode included.
+    raw_lab.until(lambda: raw_lab.ask("private").backend == "gpu", "private is answered by the GPU", 120)
+    raw_lab.until(lambda: raw_lab.ask("personal").backend == "gpu", "personal is answered by the GPU", 120)
     yield request.param
 
 
