@@ -32,9 +32,14 @@ def send_answer(
         whole = http1.json_response(200, answer.plain())
         if cut_after is None:
             return connection.send(whole)
-        connection.send(whole[: whole.index(b"\r\n\r\n") + 4 + len(json.dumps(answer.plain())) // 2])
+        connection.send(
+            whole[: whole.index(b"\r\n\r\n") + 4 + len(json.dumps(answer.plain())) // 2]
+        )
         return False
-    head = (("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache"))
+    head = (
+        ("content-type", "text/event-stream; charset=utf-8"),
+        ("cache-control", "no-cache"),
+    )
     if not connection.send(http1.head(200, (*head, ("transfer-encoding", "chunked")))):
         return False
     if greeting and not connection.send(http1.chunk(greeting)):

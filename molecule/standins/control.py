@@ -25,7 +25,9 @@ class ControlServer:
     def __init__(self, address: str, verbs: dict[str, Verb]) -> None:
         host, port = split_address(address)
         if not ipaddress.ip_address(host).is_loopback:
-            raise ValueError(f"control address {address} is not loopback: whoever reaches it steers the stand-in")
+            raise ValueError(
+                f"control address {address} is not loopback: whoever reaches it steers the stand-in"
+            )
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -34,7 +36,10 @@ class ControlServer:
                 verb = verbs.get(self.path.strip("/"))
                 raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if verb is None:
-                    self._say(404, {"error": f"no such verb; known: {', '.join(sorted(verbs))}"})
+                    self._say(
+                        404,
+                        {"error": f"no such verb; known: {', '.join(sorted(verbs))}"},
+                    )
                     return
                 try:
                     self._say(200, verb(json.loads(raw or b"{}")))
@@ -55,7 +60,11 @@ class ControlServer:
         self._server = ThreadingHTTPServer((host, port), Handler)
         self._server.daemon_threads = True
         self.address = join_address(host, self._server.server_address[1])
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.1},
+            daemon=True,
+        ).start()
 
     def close(self) -> None:
         """Stop."""
@@ -67,7 +76,11 @@ def record_verbs(recorder: Recorder) -> dict[str, Verb]:
     """The verbs that every stand-in has: find, stats, reset, ready."""
 
     def find(arguments: Arguments) -> dict[str, Any]:
-        return records.find(recorder.records(), str(arguments["marker"]), float(arguments.get("since", 0.0)))
+        return records.find(
+            recorder.records(),
+            str(arguments["marker"]),
+            float(arguments.get("since", 0.0)),
+        )
 
     return {
         "find": find,
@@ -77,12 +90,19 @@ def record_verbs(recorder: Recorder) -> dict[str, Verb]:
     }
 
 
-def call(address: str, verb: str, arguments: Arguments, timeout: float = 120.0) -> tuple[int, dict[str, Any]]:
+def call(
+    address: str, verb: str, arguments: Arguments, timeout: float = 120.0
+) -> tuple[int, dict[str, Any]]:
     """Ask a stand-in: (HTTP status, answer). Raises OSError when nobody listens."""
     host, port = split_address(address)
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
-        connection.request("POST", f"/{verb}", json.dumps(arguments), {"Content-Type": "application/json"})
+        connection.request(
+            "POST",
+            f"/{verb}",
+            json.dumps(arguments),
+            {"Content-Type": "application/json"},
+        )
         reply = connection.getresponse()
         return reply.status, json.loads(reply.read())
     finally:

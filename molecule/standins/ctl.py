@@ -19,8 +19,12 @@ DEFAULT_CONTROL = "127.0.0.1:9099"
 
 def parser(default_control: str) -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="standins.ctl", description="Ask and steer a stand-in.")
-    top.add_argument("--control", default=os.environ.get("STANDIN_CONTROL", default_control))
+    top = argparse.ArgumentParser(
+        prog="standins.ctl", description="Ask and steer a stand-in."
+    )
+    top.add_argument(
+        "--control", default=os.environ.get("STANDIN_CONTROL", default_control)
+    )
     verbs = top.add_subparsers(dest="verb", required=True)
     wait = verbs.add_parser("wait", help="wait until the stand-in is ready")
     wait.add_argument("seconds", type=float, nargs="?", default=30.0)
@@ -31,20 +35,26 @@ def parser(default_control: str) -> argparse.ArgumentParser:
     fault.add_argument("fault", nargs="?")
     find = verbs.add_parser("find", help="look for a marker in everything received")
     find.add_argument("marker")
-    find.add_argument("--since", type=float, default=0.0, help="seconds since the epoch")
+    find.add_argument(
+        "--since", type=float, default=0.0, help="seconds since the epoch"
+    )
     for name in ("stats", "dns", "reset", "selftest", "describe"):
         verbs.add_parser(name)
     return top
 
 
-def main(argv: Sequence[str] | None = None, default_control: str = DEFAULT_CONTROL) -> int:
+def main(
+    argv: Sequence[str] | None = None, default_control: str = DEFAULT_CONTROL
+) -> int:
     """Run one verb; prints its answer as JSON. Exit 1: refused, not ready, or a failed self-test."""
     options = vars(parser(default_control).parse_args(argv))
     control, verb = options.pop("control"), options.pop("verb")
     try:
         if verb == "wait":
             return _wait(control, options["seconds"])
-        status, answer = call(control, verb, {k: v for k, v in options.items() if v is not None})
+        status, answer = call(
+            control, verb, {k: v for k, v in options.items() if v is not None}
+        )
     except (OSError, ValueError) as error:
         print(json.dumps({"error": f"{control}: {type(error).__name__}: {error}"}))
         return 1

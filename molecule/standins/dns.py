@@ -71,31 +71,50 @@ def parse_question(message: bytes) -> Question:
 def answer(question: Question, rcode: int, addresses: list[str]) -> bytes:
     """A response with the addresses of the asked family (an empty answer when there is none)."""
     wanted = {1: 4, 28: 6}.get(question.kind)
-    packed = [a.packed for a in map(ipaddress.ip_address, addresses) if a.version == wanted]
-    flags = 0x8480 | (question.flags & 0x0100) | rcode  # response, authoritative, recursion available
+    packed = [
+        a.packed for a in map(ipaddress.ip_address, addresses) if a.version == wanted
+    ]
+    flags = (
+        0x8480 | (question.flags & 0x0100) | rcode
+    )  # response, authoritative, recursion available
     header = struct.pack("!HHHHHH", question.identity, flags, 1, len(packed), 0, 0)
     records = b"".join(
-        b"\xc0\x0c" + struct.pack("!HHIH", question.kind, 1, TTL, len(value)) + value for value in packed
+        b"\xc0\x0c" + struct.pack("!HHIH", question.kind, 1, TTL, len(value)) + value
+        for value in packed
     )
     return header + question.wire + records
 
 
 def format_error(message: bytes) -> bytes | None:
     """FORMERR for a message that has at least an id."""
-    return message[:2] + struct.pack("!HHHHH", 0x8000 | FORMERR, 0, 0, 0, 0) if len(message) >= 2 else None
+    return (
+        message[:2] + struct.pack("!HHHHH", 0x8000 | FORMERR, 0, 0, 0, 0)
+        if len(message) >= 2
+        else None
+    )
 
 
 def query(identity: int, name: str, kind: int) -> bytes:
     """A recursive query for one name."""
-    labels = b"".join(bytes([len(part)]) + part for part in (p.encode() for p in name.rstrip(".").split(".")))
-    return struct.pack("!HHHHHH", identity, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", kind, 1)
+    labels = b"".join(
+        bytes([len(part)]) + part
+        for part in (p.encode() for p in name.rstrip(".").split("."))
+    )
+    return (
+        struct.pack("!HHHHHH", identity, 0x0100, 1, 0, 0, 0)
+        + labels
+        + b"\0"
+        + struct.pack("!HH", kind, 1)
+    )
 
 
 class Zone:
     """Names, their addresses, and what is said about all others."""
 
     def __init__(self, names: dict[str, list[str]], default: list[str] | None) -> None:
-        self._names = {name.lower().rstrip("."): addresses for name, addresses in names.items()}
+        self._names = {
+            name.lower().rstrip("."): addresses for name, addresses in names.items()
+        }
         self._default = default
 
     def lookup(self, name: str) -> list[str] | None:
@@ -113,4 +132,8 @@ class Zone:
             return question, "NXDOMAIN", answer(question, NXDOMAIN, [])
         wanted = {1: 4, 28: 6}.get(question.kind)
         said = [a for a in addresses if ipaddress.ip_address(a).version == wanted]
-        return question, " ".join(said) or "NODATA", answer(question, NOERROR, addresses)
+        return (
+            question,
+            " ".join(said) or "NODATA",
+            answer(question, NOERROR, addresses),
+        )

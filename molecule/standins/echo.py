@@ -34,9 +34,19 @@ DEFAULT_CONTROL = "127.0.0.1:9097"
 class Echo:
     """Listeners on some ports of some addresses."""
 
-    def __init__(self, bind: Sequence[str], tcp: Sequence[int], udp: Sequence[int], state: Path | None = None) -> None:
+    def __init__(
+        self,
+        bind: Sequence[str],
+        tcp: Sequence[int],
+        udp: Sequence[int],
+        state: Path | None = None,
+    ) -> None:
         self.recorder = Recorder(state / "records.jsonl" if state else None)
-        self.tcp = [TcpListener(h, p, self.recorder, f"tcp {p}", self._stream) for h in bind for p in tcp]
+        self.tcp = [
+            TcpListener(h, p, self.recorder, f"tcp {p}", self._stream)
+            for h in bind
+            for p in tcp
+        ]
         self.udp = [UdpListener(h, p, self._datagram) for h in bind for p in udp]
 
     def _all(self) -> list[Listener]:
@@ -80,7 +90,11 @@ class Echo:
         """Send a fresh marker to every listener; it must come back and be in the records."""
         checks = []
         for listener in self._all():
-            kind = socket.SOCK_STREAM if isinstance(listener, TcpListener) else socket.SOCK_DGRAM
+            kind = (
+                socket.SOCK_STREAM
+                if isinstance(listener, TcpListener)
+                else socket.SOCK_DGRAM
+            )
             marker = f"SELFTEST-{secrets.token_hex(10)}"
             host = loopback_of(listener.host)
             name = f"{'tcp' if kind == socket.SOCK_STREAM else 'udp'} {join_address(host, listener.port)}"
@@ -91,14 +105,31 @@ class Echo:
                     sock.sendall(marker.encode())
                     back = sock.recv(4096).decode()
             except OSError as error:
-                checks.append({"check": name, "ok": False, "detail": f"{type(error).__name__}: {error}"})
+                checks.append(
+                    {
+                        "check": name,
+                        "ok": False,
+                        "detail": f"{type(error).__name__}: {error}",
+                    }
+                )
                 continue
             deadline = time.monotonic() + 5.0
             found = 0
             while not found and time.monotonic() < deadline:
-                found = int(records.find(self.recorder.records()[-200:], marker)["count"])
-            checks.append({"check": name, "ok": bool(found) and back == marker, "detail": f"recorded {found}"})
-        return {"ok": bool(checks) and all(check["ok"] for check in checks), "checks": checks}
+                found = int(
+                    records.find(self.recorder.records()[-200:], marker)["count"]
+                )
+            checks.append(
+                {
+                    "check": name,
+                    "ok": bool(found) and back == marker,
+                    "detail": f"recorded {found}",
+                }
+            )
+        return {
+            "ok": bool(checks) and all(check["ok"] for check in checks),
+            "checks": checks,
+        }
 
 
 def _ports(text: str) -> list[int]:
@@ -124,7 +155,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         log(f"cannot start: {error}")
         return 1
-    print("ready " + json.dumps({**echo.describe(), "control": control.address}), flush=True)
+    print(
+        "ready " + json.dumps({**echo.describe(), "control": control.address}),
+        flush=True,
+    )
     run_until_signal()
     echo.shut()
     control.close()

@@ -78,10 +78,18 @@ def parse_options(argv: Sequence[str], environment: Mapping[str, str]) -> Option
             current.append(word)
 
     def value(option: str, variable: str, default: str) -> str:
-        return given[option][0] if given.get(option) else environment.get(variable) or default
+        return (
+            given[option][0]
+            if given.get(option)
+            else environment.get(variable) or default
+        )
 
     model = model or value("model", "", "")
-    names = given.get("served-model-name") or environment.get("STANDIN_SERVED_MODEL_NAME", "").split() or [model]
+    names = (
+        given.get("served-model-name")
+        or environment.get("STANDIN_SERVED_MODEL_NAME", "").split()
+        or [model]
+    )
     key = environment.get("VLLM_API_KEY")
     return Options(
         names=tuple(name for name in names if name) or ("stand-in",),
@@ -89,10 +97,14 @@ def parse_options(argv: Sequence[str], environment: Mapping[str, str]) -> Option
         port=_number("port", value("port", "STANDIN_PORT", "8000")),
         keys=tuple(given.get("api-key") or ([key] if key else [])),
         max_model_len=_length(value("max-model-len", "STANDIN_MAX_MODEL_LEN", "32768")),
-        first=_number("STANDIN_TTFT_MS", environment.get("STANDIN_TTFT_MS", "20")) / 1000,
-        each=_number("STANDIN_TOKEN_MS", environment.get("STANDIN_TOKEN_MS", "2")) / 1000,
+        first=_number("STANDIN_TTFT_MS", environment.get("STANDIN_TTFT_MS", "20"))
+        / 1000,
+        each=_number("STANDIN_TOKEN_MS", environment.get("STANDIN_TOKEN_MS", "2"))
+        / 1000,
         control=environment.get("STANDIN_CONTROL") or DEFAULT_CONTROL,
-        state=Path(environment["STANDIN_STATE"]) if environment.get("STANDIN_STATE") else None,
+        state=Path(environment["STANDIN_STATE"])
+        if environment.get("STANDIN_STATE")
+        else None,
         fault=environment.get("STANDIN_FAULT") or "ok",
     )
 
@@ -111,7 +123,9 @@ def _length(text: str) -> int:
     return _number("max-model-len", text if factor == 1 else text[:-1]) * factor
 
 
-def error_body(status: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
+def error_body(
+    status: int, kind: str, message: str, param: str | None = None
+) -> dict[str, Any]:
     """vLLM's error shape."""
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
@@ -135,7 +149,14 @@ class Metrics:
         with self._lock:
             self.running += 1
 
-    def end(self, answer: Answer | None, reason: str, seconds: float, first: float, each: float) -> None:
+    def end(
+        self,
+        answer: Answer | None,
+        reason: str,
+        seconds: float,
+        first: float,
+        each: float,
+    ) -> None:
         """A completion ends; without an answer it was aborted."""
         with self._lock:
             self.running -= 1
@@ -161,17 +182,26 @@ class Metrics:
         with self._lock:
             metric("num_requests_running", "gauge", ("", self.running))
             metric("num_requests_waiting", "gauge", ("", 0))
-            waiting = [(f',reason="{reason}"', 0.0) for reason in ("capacity", "deferred")]
+            waiting = [
+                (f',reason="{reason}"', 0.0) for reason in ("capacity", "deferred")
+            ]
             metric("num_requests_waiting_by_reason", "gauge", *waiting)
             metric("kv_cache_usage_perc", "gauge", ("", min(1.0, 0.01 * self.running)))
             states = ("awake", 1.0), ("weights_offloaded", 0.0), ("discard_all", 0.0)
-            metric("engine_sleep_state", "gauge", *((f',sleep_state="{state}"', on) for state, on in states))
+            metric(
+                "engine_sleep_state",
+                "gauge",
+                *((f',sleep_state="{state}"', on) for state, on in states),
+            )
             for name in ("prefix_cache_queries_total", "prefix_cache_hits_total"):
                 metric(name, "counter", ("", self.counts[name]))
             for name in ("prompt_tokens_total", "generation_tokens_total"):
                 metric(name, "counter", ("", self.counts[name]))
             reasons = ("stop", "length", "abort", "error")
-            done = [(f',finished_reason="{r}"', self.counts[f"request_success_total/{r}"]) for r in reasons]
+            done = [
+                (f',finished_reason="{r}"', self.counts[f"request_success_total/{r}"])
+                for r in reasons
+            ]
             metric("request_success_total", "counter", *done)
             metric("admission_rejections_total", "counter", ("", 0))
             blocks = max_model_len // 16
@@ -181,8 +211,12 @@ class Metrics:
                 lines.append(f"# TYPE vllm:{name} histogram")
                 for bound in BUCKETS:
                     count = sum(1 for t in times if t <= bound)
-                    lines.append(f'vllm:{name}_bucket{{{self._labels},le="{bound}"}} {float(count)}')
-                lines.append(f'vllm:{name}_bucket{{{self._labels},le="+Inf"}} {float(len(times))}')
+                    lines.append(
+                        f'vllm:{name}_bucket{{{self._labels},le="{bound}"}} {float(count)}'
+                    )
+                lines.append(
+                    f'vllm:{name}_bucket{{{self._labels},le="+Inf"}} {float(len(times))}'
+                )
                 lines.append(f"vllm:{name}_count{{{self._labels}}} {float(len(times))}")
                 lines.append(f"vllm:{name}_sum{{{self._labels}}} {sum(times)}")
         return "\n".join(lines) + "\n"
@@ -193,22 +227,34 @@ class Engine:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.recorder = Recorder(options.state / "records.jsonl" if options.state else None)
+        self.recorder = Recorder(
+            options.state / "records.jsonl" if options.state else None
+        )
         self.fault = Fault()
         self.metrics = Metrics(options.names[0])
-        self.listener = TcpListener(options.host, options.port, self.recorder, "engine", self._handle)
+        self.listener = TcpListener(
+            options.host, options.port, self.recorder, "engine", self._handle
+        )
         self._created = int(time.time())
-        self._routes: dict[tuple[str, str], Callable[[Connection, http1.Request], bool]] = {
+        self._routes: dict[
+            tuple[str, str], Callable[[Connection, http1.Request], bool]
+        ] = {
             ("GET", "/health"): self._health,
             ("GET", "/ping"): self._health,
             ("POST", "/ping"): self._health,
-            ("GET", "/version"): lambda c, _: c.send(http1.json_response(200, {"version": VERSION})),
-            ("GET", "/load"): lambda c, _: c.send(http1.json_response(200, {"server_load": 0})),
+            ("GET", "/version"): lambda c, _: c.send(
+                http1.json_response(200, {"version": VERSION})
+            ),
+            ("GET", "/load"): lambda c, _: c.send(
+                http1.json_response(200, {"server_load": 0})
+            ),
             ("GET", "/metrics"): self._metrics,
             ("GET", "/v1/models"): self._models,
             ("POST", "/tokenize"): self._tokenize,
             ("POST", "/detokenize"): self._detokenize,
-            ("POST", "/v1/chat/completions"): lambda c, r: self._complete(c, r, chat=True),
+            ("POST", "/v1/chat/completions"): lambda c, r: self._complete(
+                c, r, chat=True
+            ),
             ("POST", "/v1/completions"): lambda c, r: self._complete(c, r, chat=False),
         }
 
@@ -229,10 +275,17 @@ class Engine:
         """What the control channel offers."""
 
         def fault(arguments: Arguments) -> dict[str, Any]:
-            return self.set_fault(str(arguments["fault"])) if "fault" in arguments else {"fault": str(self.fault)}
+            return (
+                self.set_fault(str(arguments["fault"]))
+                if "fault" in arguments
+                else {"fault": str(self.fault)}
+            )
 
         def describe(_: Arguments) -> dict[str, Any]:
-            return {"listen": join_address(self.listener.host, self.listener.port), "names": list(self.options.names)}
+            return {
+                "listen": join_address(self.listener.host, self.listener.port),
+                "names": list(self.options.names),
+            }
 
         return {**record_verbs(self.recorder), "fault": fault, "describe": describe}
 
@@ -242,12 +295,21 @@ class Engine:
             try:
                 request = reader.next()
             except http1.NotHttp:
-                connection.send(http1.response(400, b"Invalid HTTP request received.", "text/plain; charset=utf-8"))
+                connection.send(
+                    http1.response(
+                        400,
+                        b"Invalid HTTP request received.",
+                        "text/plain; charset=utf-8",
+                    )
+                )
                 return
             if request is None:
                 return
             http1.record_request(connection, request, "engine")
-            if not self._answer(connection, request) or request.header("connection").lower() == "close":
+            if (
+                not self._answer(connection, request)
+                or request.header("connection").lower() == "close"
+            ):
                 return
 
     def _answer(self, connection: Connection, request: http1.Request) -> bool:
@@ -255,7 +317,9 @@ class Engine:
         if path.startswith(GUARDED) and self.options.keys:
             scheme, _, key = request.header("authorization").partition(" ")
             if scheme.lower() != "bearer" or key not in self.options.keys:
-                return connection.send(http1.json_response(401, {"error": "Unauthorized"}))
+                return connection.send(
+                    http1.json_response(401, {"error": "Unauthorized"})
+                )
         route = self._routes.get((request.method, path))
         if route is not None:
             return route(connection, request)
@@ -264,11 +328,17 @@ class Engine:
         return connection.send(http1.json_response(status, {"detail": words}))
 
     def _health(self, connection: Connection, _: http1.Request) -> bool:
-        return connection.send(http1.response(503 if self.fault.kind == "unhealthy" else 200, b""))
+        return connection.send(
+            http1.response(503 if self.fault.kind == "unhealthy" else 200, b"")
+        )
 
     def _metrics(self, connection: Connection, _: http1.Request) -> bool:
         text = self.metrics.text(self.options.max_model_len)
-        return connection.send(http1.response(200, text.encode(), "text/plain; version=1.0.0; charset=utf-8"))
+        return connection.send(
+            http1.response(
+                200, text.encode(), "text/plain; version=1.0.0; charset=utf-8"
+            )
+        )
 
     def _models(self, connection: Connection, _: http1.Request) -> bool:
         permission: list[object] = []
@@ -285,21 +355,42 @@ class Engine:
             }
             for name in self.options.names
         ]
-        return connection.send(http1.json_response(200, {"object": "list", "data": cards}))
+        return connection.send(
+            http1.json_response(200, {"object": "list", "data": cards})
+        )
 
-    def _fail(self, connection: Connection, status: int, kind: str, message: str, param: str | None = None) -> bool:
-        return connection.send(http1.json_response(status, error_body(status, kind, message, param)))
+    def _fail(
+        self,
+        connection: Connection,
+        status: int,
+        kind: str,
+        message: str,
+        param: str | None = None,
+    ) -> bool:
+        return connection.send(
+            http1.json_response(status, error_body(status, kind, message, param))
+        )
 
-    def _body(self, connection: Connection, request: http1.Request) -> dict[str, Any] | None:
+    def _body(
+        self, connection: Connection, request: http1.Request
+    ) -> dict[str, Any] | None:
         """The JSON body of a request for a served model; None when an error was sent."""
         try:
             body = request.json()
         except ValueError as error:
-            self._fail(connection, 400, "BadRequestError", f"JSON decode error: {error}")
+            self._fail(
+                connection, 400, "BadRequestError", f"JSON decode error: {error}"
+            )
             return None
         model = body.get("model")
         if model and model not in self.options.names:
-            self._fail(connection, 404, "NotFoundError", f"The model `{model}` does not exist.", "model")
+            self._fail(
+                connection,
+                404,
+                "NotFoundError",
+                f"The model `{model}` does not exist.",
+                "model",
+            )
             return None
         return body
 
@@ -310,8 +401,18 @@ class Engine:
         try:
             count = prompt_tokens(body)
         except ValueError as error:
-            return self._fail(connection, 400, "BadRequestError", f"Field required: {error}", str(error))
-        said = {"count": count, "max_model_len": self.options.max_model_len, "tokens": list(range(count))}
+            return self._fail(
+                connection,
+                400,
+                "BadRequestError",
+                f"Field required: {error}",
+                str(error),
+            )
+        said = {
+            "count": count,
+            "max_model_len": self.options.max_model_len,
+            "tokens": list(range(count)),
+        }
         return connection.send(http1.json_response(200, {**said, "token_strs": None}))
 
     def _detokenize(self, connection: Connection, request: http1.Request) -> bool:
@@ -319,10 +420,14 @@ class Engine:
         if body is None:
             return True
         tokens = body.get("tokens")
-        words = [f"token{token}" for token in tokens] if isinstance(tokens, list) else []
+        words = (
+            [f"token{token}" for token in tokens] if isinstance(tokens, list) else []
+        )
         return connection.send(http1.json_response(200, {"prompt": " ".join(words)}))
 
-    def _complete(self, connection: Connection, request: http1.Request, chat: bool) -> bool:
+    def _complete(
+        self, connection: Connection, request: http1.Request, chat: bool
+    ) -> bool:
         body = self._body(connection, request)
         if body is None:
             return True
@@ -346,15 +451,27 @@ class Engine:
                 prompt_of(body)
             except ValueError:
                 field = "messages" if chat else "prompt"
-                return self._fail(connection, 400, "BadRequestError", f"Field required: {field}", field)
+                return self._fail(
+                    connection,
+                    400,
+                    "BadRequestError",
+                    f"Field required: {field}",
+                    field,
+                )
             have, limit = prompt_tokens(body), self.options.max_model_len
             if have + 1 > limit:
                 message = (
                     f"This model's maximum context length is {limit} tokens. However, your request has {have} input"
                     " tokens. Please reduce the length of the input messages."
                 )
-                return self._fail(connection, 400, "BadRequestError", message, "input_tokens")
-            room = {**body, "max_tokens": min(limit_of(body), limit - have), "max_completion_tokens": None}
+                return self._fail(
+                    connection, 400, "BadRequestError", message, "input_tokens"
+                )
+            room = {
+                **body,
+                "max_tokens": min(limit_of(body), limit - have),
+                "max_completion_tokens": None,
+            }
             name = self.options.names[0]
             made = Answer.to(room, name, name, chat, EXTRA)
             whole = send_answer(
@@ -370,7 +487,9 @@ class Engine:
                 answer, reason = made, made.finish_reason
             return whole
         finally:
-            self.metrics.end(answer, reason, time.monotonic() - started, first, self.options.each)
+            self.metrics.end(
+                answer, reason, time.monotonic() - started, first, self.options.each
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -388,7 +507,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         log(f"cannot start: {error}")
         return 1
-    print("ready " + json.dumps({**engine.verbs()["describe"]({}), "control": control.address}), flush=True)
+    print(
+        "ready "
+        + json.dumps({**engine.verbs()["describe"]({}), "control": control.address}),
+        flush=True,
+    )
     run_until_signal()
     engine.listener.shut()
     control.close()

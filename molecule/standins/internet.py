@@ -110,19 +110,32 @@ class Internet:
         self.recorder = Recorder(options.state / "records.jsonl")
         self.modes = {name: Fault() for name in options.addresses}
         self._tls = TlsStore(options.certs, options.state / "minted")
-        names = {PROVIDERS[name].host: found for name, found in options.addresses.items()}
+        names = {
+            PROVIDERS[name].host: found for name, found in options.addresses.items()
+        }
         self._zone = dns.Zone({**names, **options.dns_names}, options.dns_default)
         self.providers = {
             name: [
-                TcpListener(host, options.tls_port, self.recorder, f"provider {name}", self._provider_handler(name))
+                TcpListener(
+                    host,
+                    options.tls_port,
+                    self.recorder,
+                    f"provider {name}",
+                    self._provider_handler(name),
+                )
                 for host in hosts
             ]
             for name, hosts in options.addresses.items()
         }
-        self.dns_tcp = [TcpListener(h, p, self.recorder, "dns", self._dns_tcp) for h, p in options.dns_listen]
+        self.dns_tcp = [
+            TcpListener(h, p, self.recorder, "dns", self._dns_tcp)
+            for h, p in options.dns_listen
+        ]
         self.dns_udp: list[UdpListener] = []
         self.catch_tcp = [
-            TcpListener(host, options.catch_all, self.recorder, "catch-all", self._catch_all)
+            TcpListener(
+                host, options.catch_all, self.recorder, "catch-all", self._catch_all
+            )
             for host in options.catch_all_bind
         ]
         self.catch_udp: list[UdpListener] = []
@@ -134,8 +147,12 @@ class Internet:
         for listener in self._all_tcp():
             with _named(listener.host, listener.port):
                 listener.open()
-        self.dns_udp = [UdpListener(tcp.host, tcp.port, self._dns_udp) for tcp in self.dns_tcp]
-        self.catch_udp = [UdpListener(tcp.host, tcp.port, self._datagram) for tcp in self.catch_tcp]
+        self.dns_udp = [
+            UdpListener(tcp.host, tcp.port, self._dns_udp) for tcp in self.dns_tcp
+        ]
+        self.catch_udp = [
+            UdpListener(tcp.host, tcp.port, self._datagram) for tcp in self.catch_tcp
+        ]
         for udp in (*self.dns_udp, *self.catch_udp):
             with _named(udp.host, udp.port):
                 udp.open()
@@ -153,7 +170,10 @@ class Internet:
     def describe(self) -> dict[str, Any]:
         """Where it listens."""
         return {
-            "providers": {n: [join_address(x.host, x.port) for x in found] for n, found in self.providers.items()},
+            "providers": {
+                n: [join_address(x.host, x.port) for x in found]
+                for n, found in self.providers.items()
+            },
             "dns": [join_address(x.host, x.port) for x in self.dns_tcp],
             "catch_all": [join_address(x.host, x.port) for x in self.catch_tcp],
             "ca": str(self.options.certs / "ca.pem"),
@@ -165,7 +185,9 @@ class Internet:
         """Tell one provider, or ``all``, how to behave. Raises ValueError."""
         parsed = Fault.parse(fault, FAULTS)
         if name != "all" and name not in self.modes:
-            raise ValueError(f"unknown provider {name!r}; known: {', '.join(self.modes)}, all")
+            raise ValueError(
+                f"unknown provider {name!r}; known: {', '.join(self.modes)}, all"
+            )
         for one in self.modes if name == "all" else [name]:
             self.modes[one] = parsed
             for listener in self.providers[one]:
@@ -209,17 +231,25 @@ class Internet:
             if request is None:
                 return
             provider = self._who(request, connection, called)
-            http1.record_request(connection, request, provider.name if provider else "nobody")
+            http1.record_request(
+                connection, request, provider.name if provider else "nobody"
+            )
             if provider is None:
                 answered = connection.send(
-                    http1.response(404, b'{"error": "stand-in: recorded"}', with_body=request.method != "HEAD")
+                    http1.response(
+                        404,
+                        b'{"error": "stand-in: recorded"}',
+                        with_body=request.method != "HEAD",
+                    )
                 )
             else:
                 answered = self._serve(connection, provider, request)
             if not answered or request.header("connection").lower() == "close":
                 return
 
-    def _who(self, request: http1.Request, connection: Connection, called: str | None) -> Provider | None:
+    def _who(
+        self, request: http1.Request, connection: Connection, called: str | None
+    ) -> Provider | None:
         host = request.header("host").rsplit(":", 1)[0].lower()
         for wanted in (host, (connection.sni or "").lower()):
             for name in self.modes:
@@ -227,29 +257,44 @@ class Internet:
                     return PROVIDERS[name]
         return PROVIDERS[called] if called is not None else None
 
-    def _serve(self, connection: Connection, provider: Provider, request: http1.Request) -> bool:
+    def _serve(
+        self, connection: Connection, provider: Provider, request: http1.Request
+    ) -> bool:
         """Answer one request as the provider would, or as its mode says; False to hang up."""
         fault = self.modes[provider.name]
 
         def fail(status: int, message: str, extra: http1.Headers = ()) -> bool:
-            return connection.send(http1.json_response(status, provider.error(status, message), extra))
+            return connection.send(
+                http1.json_response(status, provider.error(status, message), extra)
+            )
 
         if fault.kind == "hang":
-            while self.modes[provider.name] is fault and not connection.client_gone(HANG_STEP):
+            while self.modes[provider.name] is fault and not connection.client_gone(
+                HANG_STEP
+            ):
                 pass
             connection.reset()
             return False
         if fault.kind == "429":
-            return fail(429, "Rate limit reached. Try again later.", (("retry-after", f"{fault.value:g}"),))
+            return fail(
+                429,
+                "Rate limit reached. Try again later.",
+                (("retry-after", f"{fault.value:g}"),),
+            )
         if fault.kind == "500":
             return fail(500, "Internal Server Error")
-        if request.header("authorization") != f"Bearer {self.options.keys[provider.name]}":
+        if (
+            request.header("authorization")
+            != f"Bearer {self.options.keys[provider.name]}"
+        ):
             return fail(401, "Invalid API key")
         route = provider.route(request.path)
         if route == "models" and request.method == "GET":
             fixed = {"object": "model", "created": 0, "owned_by": provider.name}
             cards = [{"id": model, **fixed} for model in provider.models]
-            return connection.send(http1.json_response(200, {"object": "list", "data": cards}))
+            return connection.send(
+                http1.json_response(200, {"object": "list", "data": cards})
+            )
         if route != "chat/completions" or request.method != "POST":
             return fail(404, f"No route {request.method} {request.path}")
         try:
@@ -284,7 +329,9 @@ class Internet:
     def _dns_udp(self, data: bytes, src: str, dst: str) -> bytes | None:
         return self._ask(data, src, dst)
 
-    def _ask(self, data: bytes, src: str, dst: str, conn: int | None = None) -> bytes | None:
+    def _ask(
+        self, data: bytes, src: str, dst: str, conn: int | None = None
+    ) -> bytes | None:
         question, words, reply = self._zone.respond(data)
         if question is None:
             self.recorder.add("datagram", service="dns", src=src, dst=dst, raw=data)
@@ -313,11 +360,17 @@ class Internet:
             if not data:
                 return
             buffer += data
-            while len(buffer) >= 2 and len(buffer) >= 2 + int.from_bytes(buffer[:2], "big"):
+            while len(buffer) >= 2 and len(buffer) >= 2 + int.from_bytes(
+                buffer[:2], "big"
+            ):
                 size = 2 + int.from_bytes(buffer[:2], "big")
-                reply = self._ask(buffer[2:size], connection.src, connection.local, connection.number)
+                reply = self._ask(
+                    buffer[2:size], connection.src, connection.local, connection.number
+                )
                 buffer = buffer[size:]
-                if reply is not None and not connection.send(len(reply).to_bytes(2, "big") + reply):
+                if reply is not None and not connection.send(
+                    len(reply).to_bytes(2, "big") + reply
+                ):
                     return
 
     # -- control ------------------------------------------------------------------------------------------------------
@@ -358,7 +411,13 @@ class Internet:
             try:
                 send(marker)
             except (OSError, ValueError) as error:
-                checks.append({"check": name, "ok": False, "detail": f"{type(error).__name__}: {error}"})
+                checks.append(
+                    {
+                        "check": name,
+                        "ok": False,
+                        "detail": f"{type(error).__name__}: {error}",
+                    }
+                )
             else:
                 sent.append((name, marker))
 
@@ -366,11 +425,19 @@ class Internet:
             for listener in listeners:
                 target = f"{provider} {join_address(listener.host, listener.port)}"
                 if self.modes[provider].kind in ("refuse", "reset"):
-                    checks.append(_turned_away(target, self.modes[provider].kind, listener))
+                    checks.append(
+                        _turned_away(target, self.modes[provider].kind, listener)
+                    )
                     continue
                 for encoding, wrap in ENCODINGS.items():
-                    knock(f"{target}: {encoding} in a body", self._body_knock(listener, PROVIDERS[provider].host, wrap))
-                knock(f"{target}: header", self._head_knock(listener, PROVIDERS[provider].host))
+                    knock(
+                        f"{target}: {encoding} in a body",
+                        self._body_knock(listener, PROVIDERS[provider].host, wrap),
+                    )
+                knock(
+                    f"{target}: header",
+                    self._head_knock(listener, PROVIDERS[provider].host),
+                )
         for listener in self.catch_tcp:
             host, port = loopback_of(listener.host), listener.port
             knock(f"catch-all tcp {host}", partial(_tcp_knock, host, port))
@@ -382,7 +449,10 @@ class Internet:
             knock(f"dns tcp {host}", partial(_dns_tcp_knock, host, port))
         for name, marker in sent:
             checks.append(self._seen(name, marker))
-        return {"ok": bool(checks) and all(check["ok"] for check in checks), "checks": checks}
+        return {
+            "ok": bool(checks) and all(check["ok"] for check in checks),
+            "checks": checks,
+        }
 
     def _seen(self, name: str, marker: str) -> dict[str, Any]:
         deadline = time.monotonic() + 5.0
@@ -390,14 +460,22 @@ class Internet:
             found = records.find(self.recorder.records()[-400:], marker)
             if found["count"] or time.monotonic() > deadline:
                 where = [f"{hit['where']} ({hit['encoding']})" for hit in found["hits"]]
-                return {"check": name, "ok": bool(found["count"]), "detail": ", ".join(where) or "not recorded"}
+                return {
+                    "check": name,
+                    "ok": bool(found["count"]),
+                    "detail": ", ".join(where) or "not recorded",
+                }
             time.sleep(0.05)
 
     def _connect_tls(self, host: str, port: int, name: str) -> ssl.SSLSocket:
         context = ssl.create_default_context(cafile=str(self.options.certs / "ca.pem"))
-        return context.wrap_socket(socket.create_connection((host, port), 5.0), server_hostname=name)
+        return context.wrap_socket(
+            socket.create_connection((host, port), 5.0), server_hostname=name
+        )
 
-    def _body_knock(self, listener: TcpListener, name: str, wrap: Callable[[str], bytes]) -> Callable[[str], None]:
+    def _body_knock(
+        self, listener: TcpListener, name: str, wrap: Callable[[str], bytes]
+    ) -> Callable[[str], None]:
         def send(marker: str) -> None:
             body = wrap(marker)
             head = f"POST /selftest HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n"
@@ -430,7 +508,9 @@ ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "html": lambda m: "".join(f"&#{ord(c)};" for c in m).encode(),
     "utf-16": lambda m: m.encode("utf-16-le"),
     "gzip": lambda m: gzip.compress(m.encode()),
-    "base64 in percent": lambda m: urllib.parse.quote(base64.b64encode(m.encode()), safe="").encode(),
+    "base64 in percent": lambda m: urllib.parse.quote(
+        base64.b64encode(m.encode()), safe=""
+    ).encode(),
 }
 """Ways in which the self-test wraps a marker."""
 
@@ -443,9 +523,17 @@ def _turned_away(target: str, kind: str, listener: TcpListener) -> dict[str, Any
             sock.recv(1)
         detail = "the connection was taken"
     except ConnectionRefusedError:
-        return {"check": f"{target}: refuses as told", "ok": kind == "refuse", "detail": "refused"}
+        return {
+            "check": f"{target}: refuses as told",
+            "ok": kind == "refuse",
+            "detail": "refused",
+        }
     except ConnectionError as error:
-        return {"check": f"{target}: resets as told", "ok": kind == "reset", "detail": str(error)}
+        return {
+            "check": f"{target}: resets as told",
+            "ok": kind == "reset",
+            "detail": str(error),
+        }
     except OSError as error:
         detail = str(error)
     return {"check": f"{target}: {kind} as told", "ok": False, "detail": detail}
@@ -478,7 +566,9 @@ class _named(contextlib.AbstractContextManager[None]):
     def __init__(self, host: str, port: int) -> None:
         self._where = join_address(host, port)
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+    def __exit__(
+        self, _kind: object, error: BaseException | None, _trace: object
+    ) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, f"{error.strerror}: {self._where}") from error
 
@@ -495,28 +585,53 @@ def redirect_rules(options: Options, form: str) -> str:
     dns_port = options.dns_listen[0][1] if options.dns_listen else None
     lines: list[str] = []
     if form == "nft":
-        lines += ["table inet standins", "delete table inet standins", "table inet standins {"]
-        lines += ["  chain in {", "    type nat hook prerouting priority dstnat; policy accept;"]
+        lines += [
+            "table inet standins",
+            "delete table inet standins",
+            "table inet standins {",
+        ]
+        lines += [
+            "  chain in {",
+            "    type nat hook prerouting priority dstnat; policy accept;",
+        ]
         for family, version in (("ip", 4), ("ip6", 6)):
-            mine = sorted(h for h in hosts if ipaddress.ip_address(h).version == version)
+            mine = sorted(
+                h for h in hosts if ipaddress.ip_address(h).version == version
+            )
             if mine:
-                lines.append(f"    {family} daddr {{ {', '.join(mine)} }} tcp dport {options.tls_port} accept")
+                lines.append(
+                    f"    {family} daddr {{ {', '.join(mine)} }} tcp dport {options.tls_port} accept"
+                )
         if dns_port is not None:
-            lines.append(f"    meta l4proto {{ tcp, udp }} th dport 53 redirect to :{dns_port}")
-        lines.append(f"    meta l4proto {{ tcp, udp }} redirect to :{options.catch_all}")
+            lines.append(
+                f"    meta l4proto {{ tcp, udp }} th dport 53 redirect to :{dns_port}"
+            )
+        lines.append(
+            f"    meta l4proto {{ tcp, udp }} redirect to :{options.catch_all}"
+        )
         lines += ["  }", "}"]
         return "\n".join(lines) + "\n"
     for program, version in (("iptables", 4), ("ip6tables", 6)):
         add = f"{program} -w -t nat -A STANDINS"
-        lines.append(f"{program} -w -t nat -N STANDINS || {program} -w -t nat -F STANDINS")
+        lines.append(
+            f"{program} -w -t nat -N STANDINS || {program} -w -t nat -F STANDINS"
+        )
         jump = "PREROUTING -j STANDINS"
-        lines.append(f"{program} -w -t nat -C {jump} 2>/dev/null || {program} -w -t nat -A {jump}")
-        for host in sorted(h for h in hosts if ipaddress.ip_address(h).version == version):
+        lines.append(
+            f"{program} -w -t nat -C {jump} 2>/dev/null || {program} -w -t nat -A {jump}"
+        )
+        for host in sorted(
+            h for h in hosts if ipaddress.ip_address(h).version == version
+        ):
             lines.append(f"{add} -d {host} -p tcp --dport {options.tls_port} -j ACCEPT")
         for protocol in ("tcp", "udp"):
             if dns_port is not None:
-                lines.append(f"{add} -p {protocol} --dport 53 -j REDIRECT --to-ports {dns_port}")
-            lines.append(f"{add} -p {protocol} -j REDIRECT --to-ports {options.catch_all}")
+                lines.append(
+                    f"{add} -p {protocol} --dport 53 -j REDIRECT --to-ports {dns_port}"
+                )
+            lines.append(
+                f"{add} -p {protocol} -j REDIRECT --to-ports {options.catch_all}"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -525,12 +640,16 @@ def parse_options(argv: Sequence[str] | None) -> tuple[Options, str | None]:
     parser = argparse.ArgumentParser(prog="standins.internet", description=__doc__)
     parser.add_argument("--state", type=Path, default=Path("/var/lib/standins"))
     parser.add_argument("--certs", type=Path, default=Path("/etc/standins/certs"))
-    parser.add_argument("--provider", action="append", default=[], metavar="NAME=ADDR[,ADDR]")
+    parser.add_argument(
+        "--provider", action="append", default=[], metavar="NAME=ADDR[,ADDR]"
+    )
     parser.add_argument("--key", action="append", default=[], metavar="NAME=KEY")
     parser.add_argument("--tls-port", type=int, default=443)
     parser.add_argument("--dns", action="append", default=[], metavar="ADDR:PORT")
     parser.add_argument("--dns-default", default="nxdomain")
-    parser.add_argument("--dns-name", action="append", default=[], metavar="NAME=ADDR[,ADDR]")
+    parser.add_argument(
+        "--dns-name", action="append", default=[], metavar="NAME=ADDR[,ADDR]"
+    )
     parser.add_argument("--catch-all", type=int, default=9999)
     parser.add_argument("--control", default="127.0.0.1:9099")
     parser.add_argument("--print-rules", choices=("nft", "iptables"))
@@ -539,13 +658,26 @@ def parse_options(argv: Sequence[str] | None) -> tuple[Options, str | None]:
         addresses = {n: _addresses(v) for n, v in map(_pair, given.provider)}
         for name in addresses:
             if name not in PROVIDERS:
-                raise ValueError(f"unknown provider {name!r}; known: {', '.join(PROVIDERS)}")
+                raise ValueError(
+                    f"unknown provider {name!r}; known: {', '.join(PROVIDERS)}"
+                )
         every = [host for found in addresses.values() for host in found]
         if len(every) != len(set(every)):
-            raise ValueError("two providers share an address: each needs its own, or none can refuse alone")
-        keys = {**{n: p.key for n, p in PROVIDERS.items()}, **dict(map(_pair, given.key))}
-        wanted = () if given.dns == ["none"] else tuple(map(split_address, given.dns)) or DEFAULT_DNS
-        default = None if given.dns_default == "nxdomain" else _addresses(given.dns_default)
+            raise ValueError(
+                "two providers share an address: each needs its own, or none can refuse alone"
+            )
+        keys = {
+            **{n: p.key for n, p in PROVIDERS.items()},
+            **dict(map(_pair, given.key)),
+        }
+        wanted = (
+            ()
+            if given.dns == ["none"]
+            else tuple(map(split_address, given.dns)) or DEFAULT_DNS
+        )
+        default = (
+            None if given.dns_default == "nxdomain" else _addresses(given.dns_default)
+        )
         names = {n: _addresses(v) for n, v in map(_pair, given.dns_name)}
     except ValueError as error:
         parser.error(str(error))
@@ -588,7 +720,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, make_ca.OpensslError) as error:
         log(f"cannot start: {error}")
         return 1
-    print("ready " + json.dumps({**internet.describe(), "control": control.address}), flush=True)
+    print(
+        "ready " + json.dumps({**internet.describe(), "control": control.address}),
+        flush=True,
+    )
     run_until_signal()
     internet.shut()
     control.close()

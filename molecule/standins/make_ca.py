@@ -39,7 +39,13 @@ class OpensslError(RuntimeError):
 def openssl(*arguments: str) -> str:
     """Run openssl and return its stdout. Raises OpensslError with its own words."""
     try:
-        done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            ["openssl", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise OpensslError(f"cannot run openssl: {error}") from error
     if done.returncode != 0:
@@ -61,10 +67,18 @@ def ensure(folder: Path, names: Iterable[str]) -> list[str]:
     server, server_key = folder / "server.pem", folder / "server.key"
     if not (ca_key.exists() and _alive(ca)):
         _new_key(ca_key)
-        extensions = ("basicConstraints=critical,CA:TRUE,pathlen:0", "keyUsage=critical,keyCertSign,cRLSign")
+        extensions = (
+            "basicConstraints=critical,CA:TRUE,pathlen:0",
+            "keyUsage=critical,keyCertSign,cRLSign",
+        )
         _certificate(ca, ca_key, CA_SUBJECT, extensions, DAYS_CA, None)
         written += ["ca.key", "ca.pem"]
-    if not (server_key.exists() and _alive(server) and _signed(server, ca) and set(wanted) <= covered(server)):
+    if not (
+        server_key.exists()
+        and _alive(server)
+        and _signed(server, ca)
+        and set(wanted) <= covered(server)
+    ):
         if not server_key.exists():
             _new_key(server_key)
             written.append("server.key")
@@ -84,7 +98,9 @@ def mint(folder: Path, names: Sequence[str], out: Path) -> None:
         "extendedKeyUsage=serverAuth",
         "subjectAltName=" + ",".join(f"DNS:{name}" for name in names),
     )
-    _certificate(out, folder / "server.key", "/CN=lab stand-in", extensions, DAYS_SERVER, folder)
+    _certificate(
+        out, folder / "server.key", "/CN=lab stand-in", extensions, DAYS_SERVER, folder
+    )
 
 
 def check_host(name: str) -> None:
@@ -102,21 +118,48 @@ def covered(certificate: Path) -> set[str]:
 def _new_key(path: Path) -> None:
     path.touch(mode=0o600)
     path.chmod(0o600)
-    path.write_text(openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"))
+    path.write_text(
+        openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+    )
 
 
 def _certificate(
-    out: Path, key: Path, subject: str, extensions: Sequence[str], days: int, ca_folder: Path | None
+    out: Path,
+    key: Path,
+    subject: str,
+    extensions: Sequence[str],
+    days: int,
+    ca_folder: Path | None,
 ) -> None:
     # A configuration of our own: the system's adds extensions, which would then stand in the certificate twice.
     with tempfile.NamedTemporaryFile("w", suffix=".cnf") as config:
         config.write("[req]\ndistinguished_name=dn\n[dn]\n")
         config.flush()
-        arguments = ["req", "-x509", "-new", "-config", config.name, "-sha256", "-key", str(key), "-subj", subject]
+        arguments = [
+            "req",
+            "-x509",
+            "-new",
+            "-config",
+            config.name,
+            "-sha256",
+            "-key",
+            str(key),
+            "-subj",
+            subject,
+        ]
         arguments += ["-days", str(days)]
         if ca_folder is not None:
-            arguments += ["-CA", str(ca_folder / "ca.pem"), "-CAkey", str(ca_folder / "ca.key")]
-        for extension in (*extensions, "subjectKeyIdentifier=hash", "authorityKeyIdentifier=keyid"):
+            arguments += [
+                "-CA",
+                str(ca_folder / "ca.pem"),
+                "-CAkey",
+                str(ca_folder / "ca.key"),
+            ]
+        for extension in (
+            *extensions,
+            "subjectKeyIdentifier=hash",
+            "authorityKeyIdentifier=keyid",
+        ):
             arguments += ["-addext", extension]
         text = openssl(*arguments)
     partial = out.with_suffix(".new")
@@ -127,7 +170,9 @@ def _certificate(
 
 def _alive(certificate: Path) -> bool:
     try:
-        openssl("x509", "-in", str(certificate), "-noout", "-checkend", str(RENEW_SECONDS))
+        openssl(
+            "x509", "-in", str(certificate), "-noout", "-checkend", str(RENEW_SECONDS)
+        )
     except OpensslError:
         return False
     return True
@@ -145,7 +190,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make the CA and print what was done as JSON."""
     parser = argparse.ArgumentParser(prog="standins.make_ca", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--name", action="append", default=[], help="a further host name")
+    parser.add_argument(
+        "--name", action="append", default=[], help="a further host name"
+    )
     options = parser.parse_args(argv)
     names = [*(p.host for p in PROVIDERS.values()), *CLIENT_HOSTS, *options.name]
     try:
@@ -153,7 +200,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OpensslError, ValueError, OSError) as error:
         print(json.dumps({"error": str(error)}))
         return 1
-    print(json.dumps({"changed": bool(written), "written": written, "ca": str(options.folder / "ca.pem")}))
+    print(
+        json.dumps(
+            {
+                "changed": bool(written),
+                "written": written,
+                "ca": str(options.folder / "ca.pem"),
+            }
+        )
+    )
     return 0
 
 

@@ -70,13 +70,25 @@ class Tensor:
 
 def vocabulary() -> list[Token]:
     """Special tokens, 256 bytes, roles, characters, a few words; padded to a multiple of 32."""
-    tokens = [Token("<unk>", 0.0, UNKNOWN), Token("<s>", 0.0, CONTROL), Token("</s>", 0.0, CONTROL)]
+    tokens = [
+        Token("<unk>", 0.0, UNKNOWN),
+        Token("<s>", 0.0, CONTROL),
+        Token("</s>", 0.0, CONTROL),
+    ]
     tokens += [Token(f"<0x{byte:02X}>", 0.0, BYTE) for byte in range(256)]
-    tokens += [Token(f"<|{role}|>", 0.0, CONTROL) for role in ("system", "user", "assistant", "tool")]
+    tokens += [
+        Token(f"<|{role}|>", 0.0, CONTROL)
+        for role in ("system", "user", "assistant", "tool")
+    ]
     tokens.append(Token(SPACE, -1.0, NORMAL))
     characters = string.ascii_letters + string.digits + string.punctuation
-    tokens += [Token(char, -2.0 - at / 1024, NORMAL) for at, char in enumerate(characters)]
-    tokens += [Token(SPACE + word, -0.5 - at / 1024, NORMAL) for at, word in enumerate(COMMON_WORDS.split())]
+    tokens += [
+        Token(char, -2.0 - at / 1024, NORMAL) for at, char in enumerate(characters)
+    ]
+    tokens += [
+        Token(SPACE + word, -0.5 - at / 1024, NORMAL)
+        for at, word in enumerate(COMMON_WORDS.split())
+    ]
     seen = {token.text for token in tokens}
     assert len(seen) == len(tokens)
     while len(tokens) % 32:
@@ -99,7 +111,9 @@ def metadata(name: str, context_length: int, tokens: Sequence[Token]) -> list[by
         return entry(key, U32, struct.pack("<I", value))
 
     def array(key: str, kind: int, values: Sequence[bytes]) -> bytes:
-        return entry(key, ARRAY, struct.pack("<IQ", kind, len(values)) + b"".join(values))
+        return entry(
+            key, ARRAY, struct.pack("<IQ", kind, len(values)) + b"".join(values)
+        )
 
     def text(key: str, value: str) -> bytes:
         return entry(key, STRING, _string(value))
@@ -129,9 +143,19 @@ def metadata(name: str, context_length: int, tokens: Sequence[Token]) -> list[by
         f32("llama.rope.freq_base", 10000.0),
         text("tokenizer.ggml.model", "llama"),
         text("tokenizer.ggml.pre", "default"),
-        array("tokenizer.ggml.tokens", STRING, [_string(token.text) for token in tokens]),
-        array("tokenizer.ggml.scores", F32, [struct.pack("<f", token.score) for token in tokens]),
-        array("tokenizer.ggml.token_type", I32, [struct.pack("<i", token.kind) for token in tokens]),
+        array(
+            "tokenizer.ggml.tokens", STRING, [_string(token.text) for token in tokens]
+        ),
+        array(
+            "tokenizer.ggml.scores",
+            F32,
+            [struct.pack("<f", token.score) for token in tokens],
+        ),
+        array(
+            "tokenizer.ggml.token_type",
+            I32,
+            [struct.pack("<i", token.kind) for token in tokens],
+        ),
         u32("tokenizer.ggml.bos_token_id", 1),
         u32("tokenizer.ggml.eos_token_id", 2),
         u32("tokenizer.ggml.unknown_token_id", 0),
@@ -152,22 +176,41 @@ def tensors(seed: int, tokens: Sequence[Token]) -> list[Tensor]:
         return [(generator.getrandbits(32) - 2**31) * factor for _ in range(count)]
 
     def matrix(name: str, columns: int, rows: int, values: Sequence[float]) -> Tensor:
-        return Tensor(name, (columns, rows), TENSOR_F16, struct.pack(f"<{columns * rows}e", *values))
+        return Tensor(
+            name,
+            (columns, rows),
+            TENSOR_F16,
+            struct.pack(f"<{columns * rows}e", *values),
+        )
 
     def ones(name: str) -> Tensor:
-        return Tensor(name, (EMBEDDING,), TENSOR_F32, struct.pack(f"<{EMBEDDING}f", *[1.0] * EMBEDDING))
+        return Tensor(
+            name,
+            (EMBEDDING,),
+            TENSOR_F32,
+            struct.pack(f"<{EMBEDDING}f", *[1.0] * EMBEDDING),
+        )
 
     def drawn(name: str, columns: int, rows: int, scale: float | None = None) -> Tensor:
         return matrix(
-            name, columns, rows, weights(columns * rows, 1.0 / math.sqrt(columns) if scale is None else scale)
+            name,
+            columns,
+            rows,
+            weights(
+                columns * rows, 1.0 / math.sqrt(columns) if scale is None else scale
+            ),
         )
 
-    def first_column(values: list[float], choose: Callable[[int], float]) -> list[float]:
+    def first_column(
+        values: list[float], choose: Callable[[int], float]
+    ) -> list[float]:
         for row in range(len(values) // EMBEDDING):
             values[row * EMBEDDING] = choose(row)
         return values
 
-    embedding = first_column(weights(len(tokens) * EMBEDDING, 1.0), lambda _: SHARED_FEATURE)
+    embedding = first_column(
+        weights(len(tokens) * EMBEDDING, 1.0), lambda _: SHARED_FEATURE
+    )
     head = first_column(
         weights(len(tokens) * EMBEDDING, 1.0 / math.sqrt(EMBEDDING)),
         lambda row: 0.0 if tokens[row].kind == NORMAL else UNWANTED_WEIGHT,
@@ -180,13 +223,22 @@ def tensors(seed: int, tokens: Sequence[Token]) -> list[Tensor]:
             drawn(f"{block}attn_q.weight", EMBEDDING, HEADS * HEAD_SIZE),
             drawn(f"{block}attn_k.weight", EMBEDDING, KV_HEADS * HEAD_SIZE),
             drawn(f"{block}attn_v.weight", EMBEDDING, KV_HEADS * HEAD_SIZE),
-            drawn(f"{block}attn_output.weight", HEADS * HEAD_SIZE, EMBEDDING, RESIDUAL_SCALE),
+            drawn(
+                f"{block}attn_output.weight",
+                HEADS * HEAD_SIZE,
+                EMBEDDING,
+                RESIDUAL_SCALE,
+            ),
             ones(f"{block}ffn_norm.weight"),
             drawn(f"{block}ffn_gate.weight", EMBEDDING, FEED_FORWARD),
             drawn(f"{block}ffn_up.weight", EMBEDDING, FEED_FORWARD),
             drawn(f"{block}ffn_down.weight", FEED_FORWARD, EMBEDDING, RESIDUAL_SCALE),
         ]
-    return [*made, ones("output_norm.weight"), matrix("output.weight", EMBEDDING, len(tokens), head)]
+    return [
+        *made,
+        ones("output_norm.weight"),
+        matrix("output.weight", EMBEDDING, len(tokens), head),
+    ]
 
 
 def build(name: str, seed: int, context_length: int) -> bytes:
@@ -208,7 +260,12 @@ def build(name: str, seed: int, context_length: int) -> bytes:
         blob = tensor.data + b"\0" * (-len(tensor.data) % ALIGNMENT)
         blobs.append(blob)
         offset += len(blob)
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(made), len(pairs)) + b"".join(pairs) + b"".join(infos)
+    head = (
+        b"GGUF"
+        + struct.pack("<IQQ", 3, len(made), len(pairs))
+        + b"".join(pairs)
+        + b"".join(infos)
+    )
     return head + b"\0" * (-len(head) % ALIGNMENT) + b"".join(blobs)
 
 
@@ -227,7 +284,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         partial.write_bytes(data)
         partial.replace(options.out)
     digest = hashlib.sha256(data).hexdigest()
-    print(json.dumps({"path": str(options.out), "bytes": len(data), "sha256": digest, "changed": changed}))
+    print(
+        json.dumps(
+            {
+                "path": str(options.out),
+                "bytes": len(data),
+                "sha256": digest,
+                "changed": changed,
+            }
+        )
+    )
     return 0
 
 

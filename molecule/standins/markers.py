@@ -67,7 +67,9 @@ def views(blob: bytes) -> Iterator[tuple[str, bytes]]:
             for decoded in decoder(view):
                 if len(decoded) >= 4 and decoded not in seen and len(queue) < MAX_VIEWS:
                     seen.add(decoded)
-                    queue.append((f"{chain}>{name}" if chain else name, depth + 1, decoded))
+                    queue.append(
+                        (f"{chain}>{name}" if chain else name, depth + 1, decoded)
+                    )
 
 
 def inflate(data: bytes, window_bits: int) -> bytes:
@@ -116,25 +118,33 @@ def _zlib(view: bytes) -> Iterator[bytes]:
 
 
 def _base64(view: bytes) -> Iterator[bytes]:
-    runs = [run.replace(b"-", b"+").replace(b"_", b"/") for run in _BASE64_RUN.findall(view)]
+    runs = [
+        run.replace(b"-", b"+").replace(b"_", b"/") for run in _BASE64_RUN.findall(view)
+    ]
     yield from _aligned(runs, 4, _decode_base64)
 
 
 def _base32(view: bytes) -> Iterator[bytes]:
-    yield from _aligned([run.upper() for run in _BASE32_RUN.findall(view)], 8, _decode_base32)
+    yield from _aligned(
+        [run.upper() for run in _BASE32_RUN.findall(view)], 8, _decode_base32
+    )
 
 
 def _hex(view: bytes) -> Iterator[bytes]:
     yield from _aligned(_HEX_RUN.findall(view), 2, binascii.unhexlify)
 
 
-def _aligned(runs: list[bytes], unit: int, decode: Callable[[bytes], bytes]) -> Iterator[bytes]:
+def _aligned(
+    runs: list[bytes], unit: int, decode: Callable[[bytes], bytes]
+) -> Iterator[bytes]:
     """Decode all runs at each alignment, since what stands before the encoded text may look like a part of it."""
     for offset in range(unit if runs else 0):
         pieces = []
         for run in runs:
             part = run[offset:]
-            pieces.append(decode(part[: len(part) - len(part) % unit] if unit == 2 else part))
+            pieces.append(
+                decode(part[: len(part) - len(part) % unit] if unit == 2 else part)
+            )
         yield b"\n".join(pieces)
 
 

@@ -18,7 +18,9 @@ from typing import Protocol
 from .records import Recorder
 
 # Linux ABI numbers that the socket module does not name in every supported Python.
-SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; the same number in linux/netfilter_ipv6/ip6_tables.h
+SO_ORIGINAL_DST = (
+    80  # linux/netfilter_ipv4.h; the same number in linux/netfilter_ipv6/ip6_tables.h
+)
 IP_PKTINFO = 8  # linux/in.h
 IP_FREEBIND = 15  # linux/in.h
 IPV6_RECVPKTINFO = 49  # linux/in6.h
@@ -67,7 +69,9 @@ def split_address(text: str) -> tuple[str, int]:
 
 def family_of(host: str) -> socket.AddressFamily:
     """AF_INET or AF_INET6 of an address literal."""
-    return socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    return (
+        socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    )
 
 
 def original_destination(sock: socket.socket) -> str | None:
@@ -98,7 +102,13 @@ def _prepare(sock: socket.socket, host: str, port: int) -> None:
 class Connection:
     """An accepted TCP connection; what is read from it is recorded."""
 
-    def __init__(self, sock: socket.socket, recorder: Recorder, service: str, peer: tuple[str, int]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        recorder: Recorder,
+        service: str,
+        peer: tuple[str, int],
+    ) -> None:
         self.sock = sock
         self.service = service
         self.recorder = recorder
@@ -123,8 +133,13 @@ class Connection:
         """Read and record; empty at the end, whatever the end was."""
         try:
             data = self.sock.recv(size)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; ValueError: the socket was closed under us
-            self.recorder.add("close", conn=self.number, why=f"{type(error).__name__}: {error}")
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # ssl.SSLError is an OSError; ValueError: the socket was closed under us
+            self.recorder.add(
+                "close", conn=self.number, why=f"{type(error).__name__}: {error}"
+            )
             return b""
         if data:
             self.recorder.add("data", conn=self.number, raw=data)
@@ -163,17 +178,30 @@ class Connection:
         self.sni = sni_of(hello)
         try:
             with self._swap:
-                wrapped = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+                wrapped = context.wrap_socket(
+                    self.sock, server_side=True, do_handshake_on_connect=False
+                )
                 self.sock = wrapped
             wrapped.settimeout(HELLO_TIMEOUT * 2)
             wrapped.do_handshake()
             wrapped.settimeout(IDLE_TIMEOUT)
         except (OSError, ValueError) as error:
-            if not self._dead:  # a connection that we reset ourselves is no unreadable one
+            if (
+                not self._dead
+            ):  # a connection that we reset ourselves is no unreadable one
                 why = f"{type(error).__name__}: {error}"
-                self.recorder.add("tls", conn=self.number, sni=self.sni, ok=False, error=why, hello=hello)
+                self.recorder.add(
+                    "tls",
+                    conn=self.number,
+                    sni=self.sni,
+                    ok=False,
+                    error=why,
+                    hello=hello,
+                )
             return False
-        self.recorder.add("tls", conn=self.number, sni=self.sni, ok=True, error=None, hello=hello)
+        self.recorder.add(
+            "tls", conn=self.number, sni=self.sni, ok=True, error=None, hello=hello
+        )
         return True
 
     def client_gone(self, wait: float) -> bool:
@@ -204,7 +232,9 @@ class Connection:
         self._dead = True
         with self._swap:
             with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.sock.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
             # A thread that waits in recv() keeps the socket alive: wake it. SHUT_RD sends nothing, so the reset is what
             # the client sees. Called on the base class: SSLSocket.shutdown() would let a writer go on in clear text.
             with contextlib.suppress(OSError):
@@ -229,7 +259,12 @@ class TcpListener:
     """Accepts on one address and gives each connection to `handle` in a thread of its own; can be closed and opened."""
 
     def __init__(
-        self, host: str, port: int, recorder: Recorder, service: str, handle: Callable[[Connection], None]
+        self,
+        host: str,
+        port: int,
+        recorder: Recorder,
+        service: str,
+        handle: Callable[[Connection], None],
     ) -> None:
         self.host, self.port, self.service = host, port, service
         self._recorder, self._handle = recorder, handle
@@ -275,7 +310,9 @@ class TcpListener:
                 log(f"accept on {join_address(self.host, self.port)}: {error}")
                 time.sleep(0.1)
                 continue
-            threading.Thread(target=self._serve, args=(client, (peer[0], peer[1])), daemon=True).start()
+            threading.Thread(
+                target=self._serve, args=(client, (peer[0], peer[1])), daemon=True
+            ).start()
 
     def _serve(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         try:
@@ -339,7 +376,9 @@ class UdpListener:
             if self._socket is not sock:
                 return
             asked, reply_from = self._destination(sock, ancillary)
-            answer = self._handle(data, join_address(peer[0], peer[1]), join_address(asked, self.port))
+            answer = self._handle(
+                data, join_address(peer[0], peer[1]), join_address(asked, self.port)
+            )
             if answer is not None:
                 with contextlib.suppress(OSError):
                     sock.sendmsg([answer], reply_from, 0, peer)
@@ -351,9 +390,13 @@ class UdpListener:
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_IP and kind == IP_PKTINFO:
                 asked = data[8:12]
-                return str(ipaddress.ip_address(asked)), [(level, kind, struct.pack("=i4s4s", 0, asked, b"\0" * 4))]
+                return str(ipaddress.ip_address(asked)), [
+                    (level, kind, struct.pack("=i4s4s", 0, asked, b"\0" * 4))
+                ]
             if level == socket.IPPROTO_IPV6 and kind == IPV6_PKTINFO:
-                return str(ipaddress.ip_address(data[:16])), [(level, kind, data[:16] + struct.pack("=i", 0))]
+                return str(ipaddress.ip_address(data[:16])), [
+                    (level, kind, data[:16] + struct.pack("=i", 0))
+                ]
         return self.host, []
 
 

@@ -60,7 +60,13 @@ def stream(client: Any, options: argparse.Namespace) -> dict[str, Any]:
             if choice.delta.content:
                 first = first or round((time.monotonic() - began) * 1000, 1)
                 said.append(choice.delta.content)
-    return {"content": "".join(said), "chunks": chunks, "finish_reason": reason, "usage": usage, "ttft_ms": first}
+    return {
+        "content": "".join(said),
+        "chunks": chunks,
+        "finish_reason": reason,
+        "usage": usage,
+        "ttft_ms": first,
+    }
 
 
 CALLS: dict[str, Call] = {"models": models, "chat": chat, "stream": stream}
@@ -71,7 +77,7 @@ def attempt(call: Call, client: Any, options: argparse.Namespace) -> dict[str, A
     began = time.monotonic()
     try:
         result = {"ok": True, **call(client, options)}
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # whatever went wrong is what the report is about
         response = getattr(error, "response", None)
         result = {
             "ok": False,
@@ -79,12 +85,16 @@ def attempt(call: Call, client: Any, options: argparse.Namespace) -> dict[str, A
             "status": getattr(error, "status_code", None),
             "code": getattr(error, "code", None),
             "message": str(error),
-            "retry_after": response.headers.get("retry-after") if response is not None else None,
+            "retry_after": response.headers.get("retry-after")
+            if response is not None
+            else None,
         }
     return {**result, "ms": round((time.monotonic() - began) * 1000, 1)}
 
 
-def main(argv: Sequence[str] | None = None, make_client: Callable[..., Any] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, make_client: Callable[..., Any] | None = None
+) -> int:
     """Make the calls that are named (all without a name). Exit 1 when one fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("calls", nargs="*", metavar="models|chat|stream")
@@ -106,7 +116,10 @@ def main(argv: Sequence[str] | None = None, make_client: Callable[..., Any] | No
         max_retries=0,
         timeout=options.timeout,
     )
-    results = {name: attempt(CALLS[name], client, options) for name in options.calls or list(CALLS)}
+    results = {
+        name: attempt(CALLS[name], client, options)
+        for name in options.calls or list(CALLS)
+    }
     ok = all(result["ok"] for result in results.values())
     print(json.dumps({"ok": ok, "results": results}, ensure_ascii=False))
     return 0 if ok else 1

@@ -51,14 +51,20 @@ def prompt_of(body: dict[str, Any]) -> str:
         return "\n".join(message_text(message) for message in body["messages"])
     if body.get("prompt") not in (None, "", []):
         prompt = body["prompt"]
-        return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+        return (
+            prompt
+            if isinstance(prompt, str)
+            else json.dumps(prompt, ensure_ascii=False)
+        )
     raise ValueError("messages")
 
 
 def prompt_tokens(body: dict[str, Any]) -> int:
     """Tokens of the prompt, with 4 for the frame of each message."""
     messages = body.get("messages")
-    return count_tokens(prompt_of(body)) + (4 * len(messages) if isinstance(messages, list) else 0)
+    return count_tokens(prompt_of(body)) + (
+        4 * len(messages) if isinstance(messages, list) else 0
+    )
 
 
 def limit_of(body: dict[str, Any]) -> int:
@@ -75,8 +81,13 @@ def canned_pieces(name: str, prompt: str, limit: int) -> tuple[list[str], str]:
 
     The whole answer has DEFAULT_TOKENS tokens; `limit` cuts it.
     """
-    digest = hashlib.sha512(f"{name}\0{prompt}".encode("utf-8", "surrogatepass")).digest()
-    words = [f"[stand-in {name}]", *(_WORDS[b % len(_WORDS)] for b in digest[: DEFAULT_TOKENS - 1])]
+    digest = hashlib.sha512(
+        f"{name}\0{prompt}".encode("utf-8", "surrogatepass")
+    ).digest()
+    words = [
+        f"[stand-in {name}]",
+        *(_WORDS[b % len(_WORDS)] for b in digest[: DEFAULT_TOKENS - 1]),
+    ]
     pieces = [word if at == 0 else f" {word}" for at, word in enumerate(words)]
     return (pieces, "stop") if limit >= len(pieces) else (pieces[:limit], "length")
 
@@ -96,7 +107,12 @@ class Answer:
 
     @classmethod
     def to(
-        cls, body: dict[str, Any], name: str, model: str, chat: bool = True, extra: Mapping[str, object] | None = None
+        cls,
+        body: dict[str, Any],
+        name: str,
+        model: str,
+        chat: bool = True,
+        extra: Mapping[str, object] | None = None,
     ) -> Answer:
         """Answer a request body. Raises ValueError naming the missing field."""
         pieces, reason = canned_pieces(name, prompt_of(body), limit_of(body))
@@ -136,12 +152,23 @@ class Answer:
 
     def plain(self) -> dict[str, Any]:
         """The whole answer in one object."""
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": self.finish_reason}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "logprobs": None,
+            "finish_reason": self.finish_reason,
+        }
         if self.chat:
-            choice["message"] = {"role": "assistant", "content": self.text, "refusal": None, "tool_calls": []}
+            choice["message"] = {
+                "role": "assistant",
+                "content": self.text,
+                "refusal": None,
+                "tool_calls": [],
+            }
         else:
             choice["text"] = self.text
-        frame = self._frame("chat.completion" if self.chat else "text_completion", [choice])
+        frame = self._frame(
+            "chat.completion" if self.chat else "text_completion", [choice]
+        )
         return {**frame, "usage": self.usage}
 
     def events(self, include_usage: bool) -> Iterator[tuple[bool, bytes]]:
@@ -153,7 +180,12 @@ class Answer:
 
         extra: dict[str, Any] = {"usage": None} if include_usage else {}
         if self.chat:
-            yield False, event([self._choice({"role": "assistant", "content": ""}, None)], **extra)
+            yield (
+                False,
+                event(
+                    [self._choice({"role": "assistant", "content": ""}, None)], **extra
+                ),
+            )
         for piece in self.pieces:
             yield True, event([self._choice({"content": piece}, None)], **extra)
         yield False, event([self._choice({}, self.finish_reason)], **extra)
@@ -162,7 +194,9 @@ class Answer:
         yield False, b"data: [DONE]\n\n"
 
     def _choice(self, delta: dict[str, str], reason: str | None) -> dict[str, Any]:
-        said: dict[str, Any] = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
+        said: dict[str, Any] = (
+            {"delta": delta} if self.chat else {"text": delta.get("content", "")}
+        )
         return {"index": 0, **said, "logprobs": None, "finish_reason": reason}
 
 

@@ -110,13 +110,13 @@ def read_targets(text: str) -> list[Target]:
     """Parse and expand the list. Raises ValueError naming the entry."""
     entries = json.loads(text)
     if not isinstance(entries, list):
-        raise ValueError("the targets are no JSON list")
+        raise ValueError("the targets are no JSON list")  # noqa: TRY004  # the data are wrong, not the call
     return [target for at, entry in enumerate(entries) for target in _expand(at, entry)]
 
 
 def _expand(at: int, entry: object) -> Iterator[Target]:
     if not isinstance(entry, dict):
-        raise ValueError(f"target {at} is no object")
+        raise ValueError(f"target {at} is no object")  # noqa: TRY004  # the data are wrong, not the call
     if unknown := sorted(set(entry) - KNOWN):
         raise ValueError(f"target {at}: unknown {', '.join(unknown)}")
     proto = entry.get("proto", "tcp")
@@ -181,8 +181,12 @@ def resolve(target: Target) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
     try:
         literal = ipaddress.ip_address(target.address)
     except ValueError:
-        family = {4: socket.AF_INET, 6: socket.AF_INET6}.get(target.family, socket.AF_UNSPEC)
-        found = socket.getaddrinfo(target.address, target.port, family, socket.SOCK_STREAM)[0]
+        family = {4: socket.AF_INET, 6: socket.AF_INET6}.get(
+            target.family, socket.AF_UNSPEC
+        )
+        found = socket.getaddrinfo(
+            target.address, target.port, family, socket.SOCK_STREAM
+        )[0]
         return socket.AddressFamily(found[0]), found[4]
     if literal.version == 6:
         return socket.AF_INET6, (str(literal), target.port, 0, 0)
@@ -209,7 +213,12 @@ def probe_tcp(targets: Sequence[Target]) -> Iterator[Result]:
         sock.close()
         if error == 0:
             return Result(target, "open", None, took)
-        return Result(target, OUTCOMES.get(error, "error"), errno.errorcode.get(error, str(error)), took)
+        return Result(
+            target,
+            OUTCOMES.get(error, "error"),
+            errno.errorcode.get(error, str(error)),
+            took,
+        )
 
     while waiting or pending:
         while waiting and len(pending) < WINDOW:
@@ -232,7 +241,9 @@ def probe_tcp(targets: Sequence[Target]) -> Iterator[Result]:
             sock = key.fileobj  # type: ignore[assignment]  # only sockets were registered
             yield finish(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         now = time.monotonic()
-        for sock in [s for s, (target, began) in pending.items() if now - began > target.timeout]:
+        for sock in [
+            s for s, (target, began) in pending.items() if now - began > target.timeout
+        ]:
             yield finish(sock, errno.ETIMEDOUT)
 
 
@@ -245,7 +256,11 @@ def _failed(target: Target, error: BaseException, began: float) -> Result:
 
 
 def _gai_outcome(error: socket.gaierror) -> str:
-    names = {socket.EAI_NONAME: "nxdomain", socket.EAI_NODATA: "nxdomain", socket.EAI_AGAIN: "servfail"}
+    names = {
+        socket.EAI_NONAME: "nxdomain",
+        socket.EAI_NODATA: "nxdomain",
+        socket.EAI_AGAIN: "servfail",
+    }
     return names.get(error.errno or 0, "error")
 
 
@@ -261,7 +276,13 @@ def probe_udp(target: Target) -> Result:
             size = len(sock.recv(65536))
     except OSError as error:
         return _failed(target, error, began)
-    return Result(target, "open", None, (time.monotonic() - began) * 1000, f"{size} bytes came back")
+    return Result(
+        target,
+        "open",
+        None,
+        (time.monotonic() - began) * 1000,
+        f"{size} bytes came back",
+    )
 
 
 def probe_dns(target: Target) -> Result:
@@ -269,9 +290,20 @@ def probe_dns(target: Target) -> Result:
     began = time.monotonic()
     try:
         if not target.address:
-            family = {"A": socket.AF_INET, "AAAA": socket.AF_INET6}.get(target.qtype, socket.AF_UNSPEC)
-            found = {str(entry[4][0]) for entry in socket.getaddrinfo(target.query, None, family)}
-            return Result(target, "resolved", None, (time.monotonic() - began) * 1000, " ".join(sorted(found)))
+            family = {"A": socket.AF_INET, "AAAA": socket.AF_INET6}.get(
+                target.qtype, socket.AF_UNSPEC
+            )
+            found = {
+                str(entry[4][0])
+                for entry in socket.getaddrinfo(target.query, None, family)
+            }
+            return Result(
+                target,
+                "resolved",
+                None,
+                (time.monotonic() - began) * 1000,
+                " ".join(sorted(found)),
+            )
         family, where = resolve(target)
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.settimeout(target.timeout)
@@ -286,8 +318,15 @@ def probe_dns(target: Target) -> Result:
 
 def dns_query(name: str, kind: int) -> bytes:
     """A recursive query (RFC 1035 §4.1)."""
-    labels = b"".join(bytes([len(part)]) + part for part in (p.encode() for p in name.rstrip(".").split(".")))
-    return struct.pack("!HHHHHH", os.getpid() & 0xFFFF, 0x0100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, kind, 1)
+    labels = b"".join(
+        bytes([len(part)]) + part
+        for part in (p.encode() for p in name.rstrip(".").split("."))
+    )
+    return (
+        struct.pack("!HHHHHH", os.getpid() & 0xFFFF, 0x0100, 1, 0, 0, 0)
+        + labels
+        + struct.pack("!BHH", 0, kind, 1)
+    )
 
 
 def dns_outcome(reply: bytes) -> tuple[str, str]:
@@ -298,7 +337,9 @@ def dns_outcome(reply: bytes) -> tuple[str, str]:
     code = flags & 0x000F
     if code == 0:
         return ("resolved" if answers else "nodata"), f"{answers} records"
-    return {3: "nxdomain", 2: "servfail", 5: "refused"}.get(code, "error"), f"rcode {code}"
+    return {3: "nxdomain", 2: "servfail", 5: "refused"}.get(
+        code, "error"
+    ), f"rcode {code}"
 
 
 def probe_icmp(target: Target) -> Result:
@@ -322,9 +363,13 @@ def probe_icmp(target: Target) -> Result:
                 reply = sock.recv(65536)
                 body = reply[(reply[0] & 0x0F) * 4 :] if raw and not six else reply
                 if body[:1] == (b"\x81" if six else b"\x00"):
-                    return Result(target, "open", None, (time.monotonic() - began) * 1000)
+                    return Result(
+                        target, "open", None, (time.monotonic() - began) * 1000
+                    )
                 if time.monotonic() > deadline:
-                    return Result(target, "timeout", None, (time.monotonic() - began) * 1000)
+                    return Result(
+                        target, "timeout", None, (time.monotonic() - began) * 1000
+                    )
     except OSError as error:
         return _failed(target, error, began)
 
@@ -340,10 +385,21 @@ def _echo_request(kind: int) -> bytes:
 
 def probe(targets: Sequence[Target]) -> list[Result]:
     """Knock on all doors; the results stand in the order of the targets."""
-    results = {id(result.target): result for result in probe_tcp([t for t in targets if t.proto == "tcp"])}
-    others: dict[str, Callable[[Target], Result]] = {"udp": probe_udp, "dns": probe_dns, "icmp": probe_icmp}
+    results = {
+        id(result.target): result
+        for result in probe_tcp([t for t in targets if t.proto == "tcp"])
+    }
+    others: dict[str, Callable[[Target], Result]] = {
+        "udp": probe_udp,
+        "dns": probe_dns,
+        "icmp": probe_icmp,
+    }
     with ThreadPoolExecutor(max_workers=64) as pool:
-        futures = [pool.submit(others[target.proto], target) for target in targets if target.proto in others]
+        futures = [
+            pool.submit(others[target.proto], target)
+            for target in targets
+            if target.proto in others
+        ]
         for future in futures:
             result = future.result()
             results[id(result.target)] = result
@@ -352,7 +408,11 @@ def probe(targets: Sequence[Target]) -> list[Result]:
 
 def report(results: Sequence[Result]) -> dict[str, Any]:
     """What is printed."""
-    shown = [result.as_json() for result in results if not (result.target.quiet and result.ok)]
+    shown = [
+        result.as_json()
+        for result in results
+        if not (result.target.quiet and result.ok)
+    ]
     return {
         "ok": all(result.ok is not False for result in results),
         "results": shown,

@@ -48,8 +48,17 @@ def _openai_error(status: int, message: str) -> dict[str, Any]:
 
 
 def _nvidia_error(status: int, message: str) -> dict[str, Any]:
-    titles = {401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error"}
-    return {"status": status, "title": titles.get(status, "Bad Request"), "detail": message}
+    titles = {
+        401: "Unauthorized",
+        404: "Not Found",
+        429: "Too Many Requests",
+        500: "Internal Server Error",
+    }
+    return {
+        "status": status,
+        "title": titles.get(status, "Bad Request"),
+        "detail": message,
+    }
 
 
 def _openrouter_error(status: int, message: str) -> dict[str, Any]:
@@ -87,7 +96,11 @@ PROVIDERS = {
             "lab-groq-key",
             ("llama-3.3-70b-versatile",),
             _openai_error,
-            {"service_tier": "on_demand", "system_fingerprint": "fp_standin", "x_groq": {"id": "req_standin"}},
+            {
+                "service_tier": "on_demand",
+                "system_fingerprint": "fp_standin",
+                "x_groq": {"id": "req_standin"},
+            },
         ),
         Provider(
             "openrouter",

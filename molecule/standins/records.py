@@ -142,7 +142,11 @@ def find(records: Iterable[Record], marker: str, since: float = 0.0) -> dict[str
         for where, blob in _searchable(record):
             encoding = markers.find_encoding(blob, marker)
             if encoding is not None:
-                host = _header(record, "host") if record["kind"] == "request" else record.get("name")
+                host = (
+                    _header(record, "host")
+                    if record["kind"] == "request"
+                    else record.get("name")
+                )
                 hit(record, where, encoding, host)
                 break
     for conn, stream in _streams(kept).items():
@@ -152,17 +156,35 @@ def find(records: Iterable[Record], marker: str, since: float = 0.0) -> dict[str
                 hit(accepts.get(conn, {"ts": 0.0, "conn": conn}), "stream", encoding)
     dark = list(opaque(kept))
     hits.sort(key=lambda h: float(h["ts"]))
-    return {"count": len(hits), "hits": hits, "unreadable": len(dark), "opaque": dark[-20:]}
+    return {
+        "count": len(hits),
+        "hits": hits,
+        "unreadable": len(dark),
+        "opaque": dark[-20:],
+    }
 
 
 def _searchable(record: Record) -> Iterable[tuple[str, bytes]]:
     kind = record["kind"]
     if kind == "request":
         yield "body", unb64(record["body"])
-        yield "request-line", f"{record['method']} {record['target']}".encode("utf-8", "surrogateescape")
-        yield "header", "\n".join(f"{n}: {v}" for n, v in record["headers"]).encode("utf-8", "surrogateescape")
+        yield (
+            "request-line",
+            f"{record['method']} {record['target']}".encode("utf-8", "surrogateescape"),
+        )
+        yield (
+            "header",
+            "\n".join(f"{n}: {v}" for n, v in record["headers"]).encode(
+                "utf-8", "surrogateescape"
+            ),
+        )
     elif kind == "tls":
-        yield "sni", _dns_text(record["sni"]) if record.get("sni") else unb64(record.get("hello"))
+        yield (
+            "sni",
+            _dns_text(record["sni"])
+            if record.get("sni")
+            else unb64(record.get("hello")),
+        )
     elif kind == "question":
         yield "dns", _dns_text(str(record["name"]))
     elif kind == "datagram":
@@ -174,7 +196,9 @@ def _dns_text(name: str) -> bytes:
 
 
 def _header(record: Record, wanted: str) -> str | None:
-    return next((value for name, value in record["headers"] if name.lower() == wanted), None)
+    return next(
+        (value for name, value in record["headers"] if name.lower() == wanted), None
+    )
 
 
 def _streams(records: Iterable[Record]) -> dict[int, bytes]:
@@ -195,22 +219,43 @@ def opaque(records: Iterable[Record]) -> Iterable[Record]:
         why = None
         if record["kind"] == "tls" and not record["ok"]:
             why = f"TLS failed for {record.get('sni')}: {record.get('error')}"
-        elif record["kind"] == "request" and not set(record["codings"]) <= READABLE_CODINGS:
+        elif (
+            record["kind"] == "request"
+            and not set(record["codings"]) <= READABLE_CODINGS
+        ):
             why = f"content coding {', '.join(record['codings'])}"
         elif record["kind"] == "datagram" and is_quic(unb64(record["raw"])):
             why = "QUIC"
         if why is not None:
             origin = accepts.get(record.get("conn", 0), record)
-            yield {"ts": record["ts"], "why": why, "src": origin.get("src"), "dst": origin.get("dst")}
+            yield {
+                "ts": record["ts"],
+                "why": why,
+                "src": origin.get("src"),
+                "dst": origin.get("dst"),
+            }
     for conn, stream in _streams(kept).items():
-        if conn not in spoke_http and not _is_text(stream) and not stream.startswith(b"\x1f\x8b\x08"):
+        if (
+            conn not in spoke_http
+            and not _is_text(stream)
+            and not stream.startswith(b"\x1f\x8b\x08")
+        ):
             origin = accepts.get(conn, {"ts": 0.0})
-            yield {"ts": origin["ts"], "why": "binary stream", "src": origin.get("src"), "dst": origin.get("dst")}
+            yield {
+                "ts": origin["ts"],
+                "why": "binary stream",
+                "src": origin.get("src"),
+                "dst": origin.get("dst"),
+            }
 
 
 def is_quic(datagram: bytes) -> bool:
     """True for a QUIC long header with a version (RFC 9000 §17.2), at least 20 bytes long."""
-    return len(datagram) >= 20 and datagram[0] & 0xC0 == 0xC0 and datagram[1:5] != b"\0\0\0\0"
+    return (
+        len(datagram) >= 20
+        and datagram[0] & 0xC0 == 0xC0
+        and datagram[1:5] != b"\0\0\0\0"
+    )
 
 
 def _is_text(stream: bytes) -> bool:
@@ -228,7 +273,9 @@ def stats(records: Iterable[Record]) -> dict[str, Any]:
     counts: dict[str, Counter[str]] = {}
     contacts: list[Record] = []
     for record in kept:
-        service = str(record.get("service") or services.get(record.get("conn", 0), "unknown"))
+        service = str(
+            record.get("service") or services.get(record.get("conn", 0), "unknown")
+        )
         counter = counts.setdefault(service, Counter())
         kind = record["kind"]
         if kind == "data":
@@ -238,7 +285,13 @@ def stats(records: Iterable[Record]) -> dict[str, Any]:
         elif kind in ("accept", "request", "datagram", "question"):
             counter[{"accept": "connections"}.get(kind, f"{kind}s")] += 1
         if kind in ("accept", "datagram", "question"):
-            contacts.append({k: record.get(k) for k in ("ts", "service", "src", "dst", "name") if record.get(k)})
+            contacts.append(
+                {
+                    k: record.get(k)
+                    for k in ("ts", "service", "src", "dst", "name")
+                    if record.get(k)
+                }
+            )
     return {
         "records": len(kept),
         "services": {name: dict(counter) for name, counter in sorted(counts.items())},

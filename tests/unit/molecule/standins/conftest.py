@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 MOLECULE = Path(__file__).resolve().parents[4] / "molecule"
-sys.path.insert(0, str(MOLECULE))
+sys.path.insert(0, str(MOLECULE))  # the package lies under molecule/
 
-from standins import internet, make_ca, records  # noqa: E402  # the package lies under molecule/, see above
-from standins.providers import PROVIDERS  # noqa: E402  # as above
+from standins import internet, make_ca, records
+from standins.providers import PROVIDERS
 
 ADDRESSES = {name: [f"127.0.0.{11 + at}"] for at, name in enumerate(PROVIDERS)}
 
@@ -38,7 +38,11 @@ class Reply:
 
     def events(self) -> list[Any]:
         """The data of server-sent events; the last one is ``[DONE]``."""
-        lines = [line[6:] for line in self.body.decode().split("\n\n") if line.startswith("data: ")]
+        lines = [
+            line[6:]
+            for line in self.body.decode().split("\n\n")
+            if line.startswith("data: ")
+        ]
         return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
@@ -58,20 +62,34 @@ class Net:
         """A TLS connection that trusts the lab CA."""
         context = ssl.create_default_context(cafile=str(self.certs / "ca.pem"))
         context.verify_flags |= ssl.VERIFY_X509_STRICT
-        return context.wrap_socket(socket.create_connection(where, 5.0), server_hostname=name)
+        return context.wrap_socket(
+            socket.create_connection(where, 5.0), server_hostname=name
+        )
 
-    def ask(self, provider: str, method: str, path: str, body: Any = None, **headers: str) -> Reply:
+    def ask(
+        self, provider: str, method: str, path: str, body: Any = None, **headers: str
+    ) -> Reply:
         """One request to a provider with its lab key (override by ``Authorization``)."""
         spec = PROVIDERS[provider]
         sock = self.tls(self.address(provider), spec.host)
         connection = http.client.HTTPConnection(spec.host)
         connection.sock = sock
-        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        raw = (
+            body
+            if isinstance(body, bytes) or body is None
+            else json.dumps(body).encode()
+        )
         named = {k.replace("_", "-"): v for k, v in headers.items()}
         try:
-            connection.request(method, path, raw, {"Authorization": f"Bearer {spec.key}", **named})
+            connection.request(
+                method, path, raw, {"Authorization": f"Bearer {spec.key}", **named}
+            )
             reply = connection.getresponse()
-            return Reply(reply.status, {k.lower(): v for k, v in reply.headers.items()}, reply.read())
+            return Reply(
+                reply.status,
+                {k.lower(): v for k, v in reply.headers.items()},
+                reply.read(),
+            )
         finally:
             connection.close()
 
@@ -79,12 +97,17 @@ class Net:
         """One chat completion."""
         path = f"{PROVIDERS[provider].bases[0]}/chat/completions"
         return self.ask(
-            provider, "POST", path, {"model": "m", "messages": [{"role": "user", "content": prompt}], **more}
+            provider,
+            "POST",
+            path,
+            {"model": "m", "messages": [{"role": "user", "content": prompt}], **more},
         )
 
     def find(self, marker: str, wait: bool = True) -> dict[str, Any]:
         """Look for a marker; waits a moment for it to be recorded."""
-        return eventually(lambda: records.find(self.running.recorder.records(), marker), wait)
+        return eventually(
+            lambda: records.find(self.running.recorder.records(), marker), wait
+        )
 
 
 def eventually(look: Callable[[], dict[str, Any]], wait: bool = True) -> dict[str, Any]:
@@ -117,7 +140,10 @@ def net(certs: Path, tmp_path: Path) -> Iterator[Net]:
         keys={name: p.key for name, p in PROVIDERS.items()},
         tls_port=0,
         dns_listen=(("127.0.0.1", 0),),
-        dns_names={"known.example": ["192.0.2.7", "2001:db8::7"], "four.example": ["192.0.2.8"]},
+        dns_names={
+            "known.example": ["192.0.2.7", "2001:db8::7"],
+            "four.example": ["192.0.2.8"],
+        },
         catch_all=0,
         catch_all_bind=("127.0.0.1",),
     )
