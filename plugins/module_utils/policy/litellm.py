@@ -204,6 +204,8 @@ def _general_settings() -> "dict[str, Any]":
         "store_model_in_db": False,
         "disable_spend_logs": True,
         "background_health_checks": False,
+        # Else LiteLLM asks every deployment, cloud ones included, for its model list at start and every 5 minutes.
+        "disable_model_info_refresh": True,
     }
 
 

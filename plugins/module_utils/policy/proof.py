@@ -89,6 +89,7 @@ _GENERAL: dict[str, object] = {
     "store_model_in_db": False,
     "disable_spend_logs": True,
     "background_health_checks": False,
+    "disable_model_info_refresh": True,
 }
 _HYBRID_CALLBACKS = [BUDGET_HOOK]
 

@@ -275,6 +275,7 @@ def setting_mutants(document: Raw) -> list[Mutant]:
         ("router_settings.disable_cooldowns", False),
         ("router_settings.optional_pre_call_checks", ["prompt_caching"]),
         ("general_settings.background_health_checks", True),
+        ("general_settings.disable_model_info_refresh", False),
         ("general_settings.proxy_config_url", away),
         ("model_list.0.litellm_params.configurable_clientside_auth_params", ["api_base"]),
         ("model_list.0.litellm_params.litellm_credential_name", "groq"),
