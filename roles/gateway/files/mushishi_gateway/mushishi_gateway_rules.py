@@ -191,14 +191,14 @@ def _check_messages(messages: object, kinds: frozenset[str]) -> None:
 
 def _check_part(part: object, kinds: frozenset[str]) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or kind not in kinds:
+    if not isinstance(part, dict) or not isinstance(kind, str) or kind not in kinds:
         raise Refusal(
             400, "part_not_allowed", "A content part of this type is not accepted. Send its text.", "messages"
         )
-    held = part.get(str(kind))
+    held = part.get(kind)
     if kind == "file":
         inline = isinstance(held, dict) and isinstance(held.get("file_data"), str) and "file_id" not in held
-    elif str(kind).endswith("_url"):
+    elif kind.endswith("_url"):
         url = held.get("url") if isinstance(held, dict) else held
         inline = isinstance(url, str) and url.startswith("data:")
     else:
