@@ -11,5 +11,5 @@ done
 # shellcheck disable=SC2086 # one word per argument is wanted
 set -- --state /var/lib/standins --certs /etc/standins/certs $PROVIDER_ARGUMENTS
 mkdir -p /var/lib/standins
-python3 -m standins.internet "$@" --print-rules nft | nft -f -
+python3 -m standins.internet "$@" --print-rules iptables | sh
 exec python3 -m standins.internet "$@"

@@ -78,6 +78,7 @@ def ensure(folder: Path, names: Iterable[str]) -> list[str]:
         and _alive(server)
         and _signed(server, ca)
         and set(wanted) <= covered(server)
+        and (folder / "server.names").exists()
     ):
         if not server_key.exists():
             _new_key(server_key)

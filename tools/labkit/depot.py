@@ -26,15 +26,14 @@ from .say import Run
 
 WORKSHOP = "workshop"
 STANDINS = ROOT / "molecule" / "standins"
-#: The extra packages of strangers and stand-ins, not of the product.
-LAB_PACKAGES = ("nftables",)
+
 #: Folders that the GPU modes expect their weights in.
 GPU_MODELS = ("nemotron-nvfp4", "qwen3-coder-30b-awq")
 
 
 def role_packages(distribution: str) -> list[str]:
     """Distribution packages that the roles install: every ``__<role>_…packages`` variable, for one distribution."""
-    found: set[str] = set(LAB_PACKAGES)
+    found: set[str] = set()
     for path in sorted((ROOT / "roles").glob("*/vars/*.yml")):
         for name, value in (yaml.safe_load(path.read_text()) or {}).items():
             if name.endswith("_packages"):
