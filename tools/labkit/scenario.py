@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 
 import yaml
@@ -39,6 +40,9 @@ def environment(docker: str, image: str = "") -> dict[str, str]:
 
 def molecule(run: Run, verb: str, env: dict[str, str], why: str) -> None:
     """One Molecule step of the lab scenario, its tasks shown as they pass."""
+    if verb == "create":
+        # Molecule remembers that it created; containers that are gone since then would be missed.
+        shutil.rmtree(STATE / "molecule", ignore_errors=True)
     run.command(["molecule", verb, "--scenario-name", "lab"], why=why, env=env, progress=TASK)
 
 
