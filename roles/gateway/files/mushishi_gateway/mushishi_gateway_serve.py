@@ -33,6 +33,10 @@ MAX_BODY = 32 * 1024 * 1024
 #: Response headers that a client gets. LiteLLM's others name addresses, prices and keys.
 PASSED_BACK = frozenset({b"content-type", b"content-length", b"cache-control", b"retry-after", b"x-litellm-model-id"})
 
+#: LiteLLM hands on what the last link said. A provider that refuses *our* key, or does not know the model, is no fault of
+#: the client, whose key and model were checked before: bad gateway, and gateway time-out.
+UPSTREAM_STATUS = {401: 502, 403: 502, 404: 502, 408: 504}
+
 
 class Gate:
     """ASGI application that lets checked requests through to another one."""
@@ -131,12 +135,13 @@ def rebuilt(scope: Scope, body: bytes, headers: list[tuple[bytes, bytes]]) -> Sc
 
 
 def plain(send: Send) -> Send:
-    """Send on, without the response headers that are nobody's business."""
+    """Send on, with a status that is about this gateway, without the headers that are nobody's business."""
 
     async def sender(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = [(name, value) for name, value in message.get("headers", []) if name.lower() in PASSED_BACK]
-            message = {**message, "headers": headers}
+            status = UPSTREAM_STATUS.get(message["status"], message["status"])
+            message = {**message, "status": status, "headers": headers}
         await send(message)
 
     return sender

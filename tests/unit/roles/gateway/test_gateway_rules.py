@@ -147,7 +147,8 @@ def test_credentials_are_read_once_and_checked(tmp_path: Path) -> None:
 class _Application:
     """Records what reaches LiteLLM, and answers like it."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: int = 200) -> None:
+        self.status = status
         self.scope: Any = None
         self.body = b""
 
@@ -157,7 +158,7 @@ class _Application:
             self.body = (await receive())["body"]
         headers = [(b"content-type", b"application/json"), (b"x-litellm-model-id", b"personal/gpu")]
         headers += [(b"x-litellm-model-api-base", b"http://10.88.0.10"), (b"x-litellm-key-spend", b"1")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"{}"})
 
 
@@ -168,8 +169,9 @@ def _ask(
     key: str | None = "sk-personal",
     body: bytes | None = None,
     headers: tuple[tuple[bytes, bytes], ...] = (),
+    upstream: int = 200,
 ) -> tuple[int, dict[str, Any], dict[bytes, bytes], _Application]:
-    application = _Application()
+    application = _Application(upstream)
     sent: list[Any] = []
     content = json.dumps(_body()).encode() if body is None else body
     pieces = [{"type": "http.request", "body": content[:7], "more_body": True}]
@@ -229,6 +231,13 @@ def test_gate_refuses_with_a_reason(given: dict[str, Any], status: int, code: st
     got, answer, _, application = _ask(**given)
     assert (got, answer["error"]["code"]) == (status, code)
     assert application.scope is None
+
+
+@pytest.mark.parametrize(
+    ("upstream", "status"), [(401, 502), (403, 502), (404, 502), (408, 504), (500, 500), (429, 429), (400, 400)]
+)
+def test_fault_of_a_provider_is_not_said_to_be_the_clients(upstream: int, status: int) -> None:
+    assert _ask(upstream=upstream)[0] == status
 
 
 def test_gate_limits_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
