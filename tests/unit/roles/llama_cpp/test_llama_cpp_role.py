@@ -29,8 +29,7 @@ def templar(**overrides: Any) -> Templar:
             "processor_count": 1,
             "processor_vcpus": 24,
             "architecture": "x86_64",
-            "distribution": "Debian",
-            "distribution_version": "13.2",
+            "distribution_release": "trixie",
         },
         "__llama_cpp_cpuinfo": {"content": base64.b64encode(CPUINFO.encode()).decode()},
     }
