@@ -105,7 +105,7 @@ def prompt_bound(text: str, messages: int, most: int | None) -> int:
 
 
 class Ledger:
-    """The charges of all providers, in one SQLite file. Each call is one transaction that is on disk when it returns."""
+    """The charges of all providers, in one SQLite file. Each call is one transaction, on disk when it returns."""
 
     def __init__(self, path: Path, budgets: Mapping[str, Budget], clock: Callable[[], float] = time.time) -> None:
         self._budgets = dict(budgets)
@@ -121,7 +121,7 @@ class Ledger:
         return provider in self._budgets
 
     def reserve(self, charge: str, provider: str, worst: int) -> None:
-        """Count ``worst`` nanodollars under the id ``charge``; count nothing, and raise :class:`BudgetSpent`, else."""
+        """Count ``worst`` nanodollars as ``charge``; else count nothing and raise :class:`BudgetSpent`."""
         budget, now = self._budgets[provider], self._clock()
         start, end = budget.window(now)
         self._database.execute("BEGIN IMMEDIATE")

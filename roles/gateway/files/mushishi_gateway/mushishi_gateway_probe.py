@@ -18,7 +18,7 @@ SECONDS = 10
 
 
 def ask(url: str, key: str) -> list[str]:
-    """Names of the models that the key opens. Raises :class:`OSError` or :class:`ValueError` when there is no answer."""
+    """Names of the models that the key opens. Raises :class:`OSError` or :class:`ValueError` without one."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{url}/health/liveliness", timeout=SECONDS):
         pass

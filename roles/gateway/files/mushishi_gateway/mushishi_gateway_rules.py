@@ -2,7 +2,7 @@
 """Who may ask a gateway, and what a request may hold. Pure: no LiteLLM, no files beyond the credential.
 
 LiteLLM accepts several hundred body fields and many more routes, some of which choose a destination (``fallbacks``,
-``api_base``, ``user_config`` …). Nothing of that is listed here as forbidden: what is not listed as *allowed* is refused.
+``api_base``, ``user_config`` …). Nothing of that is listed as forbidden: what is not listed as *allowed* is refused.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def first_links(groups: Sequence[str], fallbacks: Sequence[Mapping[str, Sequence
 
 
 def profiles_of(config: Mapping[str, object]) -> frozenset[str]:
-    """The profiles of a LiteLLM configuration as the collection compiles it. Raises :class:`KeyError` for another shape."""
+    """The profiles of a configuration as the collection compiles it. Raises :class:`KeyError` for another shape."""
     models, router = config["model_list"], config["router_settings"]
     if not isinstance(models, list) or not isinstance(router, dict):
         raise KeyError("model_list and router_settings: not the shape that the collection compiles")

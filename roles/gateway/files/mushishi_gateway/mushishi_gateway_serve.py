@@ -33,8 +33,8 @@ MAX_BODY = 32 * 1024 * 1024
 #: Response headers that a client gets. LiteLLM's others name addresses, prices and keys.
 PASSED_BACK = frozenset({b"content-type", b"content-length", b"cache-control", b"retry-after", b"x-litellm-model-id"})
 
-#: LiteLLM hands on what the last link said. A provider that refuses *our* key, or does not know the model, is no fault of
-#: the client, whose key and model were checked before: bad gateway, and gateway time-out.
+#: LiteLLM hands on what the last link said. A provider that refuses *our* key, or does not know the model, is no fault
+#: of the client, whose key and model were checked before: bad gateway, and gateway time-out.
 UPSTREAM_STATUS = {401: 502, 403: 502, 404: 502, 408: 504}
 
 

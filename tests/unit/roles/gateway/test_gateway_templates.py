@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the gateway role writes: no cloud key near the sovereign unit, and an engine door with the listed routes only."""
+"""What the gateway role writes: no cloud key near the sovereign unit, a door with the listed routes only."""
 
 from __future__ import annotations
 
