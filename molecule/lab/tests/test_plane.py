@@ -174,7 +174,7 @@ def test_the_engine_door_has_two_routes(lab: Lab) -> None:
 
 def test_the_engine_door_opens_for_the_gateway_alone(lab: Lab) -> None:
     target = [{"name": "door", "proto": "tcp", "address": "127.0.0.1", "port": 4021, "timeout": 3}]
-    for user in ("nobody", "mushishi-ingress-hybrid", "mushishi-hybrid-budgets"):
+    for user in ("nobody", "mushishi-ingress-hybrid", "mushishi-hybrid-door"):
         assert lab.probe(target, as_user(user, plane=False))["door"]["outcome"] == "refused", user
     assert lab.probe(target, as_user("mushishi-hybrid-gateway", plane=False))["door"]["outcome"] == "open"
 

@@ -64,7 +64,7 @@ def state(lab: Lab) -> str:
     return lab.hub.run(
         "sh",
         "-c",
-        "find /etc /opt/mushishi /data /var/lib/mushishi-* -xdev -not -path '*/valkey*' -type f -printf '%p %s %T@ %m %u\\n' "
+        "find /etc /opt/mushishi /data /var/lib/mushishi-* -xdev -type f -printf '%p %s %T@ %m %u\\n' "
         "| grep -v -e /var/lib/mushishi -e '/etc/mtab' | sort; "
         "systemctl show 'mushishi-*' docker.service --property=Id,ActiveEnterTimestamp,ActiveState; "
         "docker ps -a --format '{{.ID}} {{.Names}} {{.State}}'",

@@ -18,7 +18,7 @@ from .proof import prove_litellm, prove_no_cloud
 
 HYBRID_GATEWAY_UNIT = "mushishi-hybrid-gateway"
 #: Hybrid units that reach no host outside; named, so that a missing entry cannot be read as "not limited".
-HYBRID_UNITS_WITHOUT_EGRESS = ("mushishi-hybrid-budgets", "mushishi-hybrid-door")
+HYBRID_UNITS_WITHOUT_EGRESS = ("mushishi-hybrid-door",)
 INGRESS_USER = "mushishi-ingress-sovereign"
 DOOR_USER = "mushishi-hybrid-door"
 

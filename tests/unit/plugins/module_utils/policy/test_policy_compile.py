@@ -160,7 +160,7 @@ def test_only_the_hybrid_gateway_reaches_providers() -> None:
         "openrouter.ai",
     ]
     assert all(entry["port"] == 443 for entry in hosts["mushishi-hybrid-gateway"])
-    assert hosts["mushishi-hybrid-door"] == hosts["mushishi-hybrid-budgets"] == []
+    assert hosts["mushishi-hybrid-door"] == []
     assert not [unit for unit in hosts if "sovereign" in unit]
 
 
