@@ -154,8 +154,10 @@ class Lab:
 
     # ---- states
     def gpu(self, mode: str) -> None:
-        """Bring a GPU mode up the way a user would: the role, one mode at a time."""
-        site("--tags", "vllm", "--extra-vars", f"vllm_mode={mode}")
+        """Bring a GPU mode up the way a user would."""
+        done = play("mode", "--extra-vars", f"mode={mode}")
+        if done.returncode != 0:
+            pytest.fail(f"mode.yml -e mode={mode} failed:\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}")
 
     def engine(self, mode: str, verb: str) -> None:
         """``stop`` or ``start`` an engine's container, as a crash or an operator would."""
