@@ -84,7 +84,7 @@ def start_planted_listener(lab: Lab) -> str:
         "import socket,os,time\n"
         "s=socket.create_server(('::',9999),family=socket.AF_INET6,dualstack_ipv6=True,backlog=64)\n"
         "pid=os.fork()\n"
-        "if pid: print(pid); os._exit(0)\n"
+        "if pid: print(pid, flush=True); os._exit(0)\n"
         "os.setsid(); [os.close(f) for f in (0,1,2)]; s.settimeout(60)\n"
         "end=time.time()+60\n"
         "while time.time()<end:\n"

@@ -67,7 +67,7 @@ def test_the_container_can_do_nothing_but_compute(mode: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["read_only"] is True
-    assert service["restart"] == "no"
+    assert service["restart"] == "unless-stopped"
     assert service["pull_policy"] == "never"
     assert service["sysctls"] == {"net.ipv6.conf.all.disable_ipv6": "1"}
     assert not {"privileged", "network_mode", "ipc", "ports", "pid", "cap_add", "env_file", "userns_mode"} & set(
