@@ -22,7 +22,7 @@ install_packages() {
     while read -r package reason; do
         dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'ok installed' && continue
         # An engine that already runs is used, whatever package it came from.
-        if [ "$package" = docker.io ] && docker version > /dev/null 2>&1; then continue; fi
+        if [ "$package" = docker.io ] && command -v dockerd > /dev/null; then continue; fi
         missing+=("$package")
         printf '  %-14s %s\n' "$package" "$reason"
     done <<'LIST'
@@ -35,7 +35,6 @@ iproute2 reads this machine's routes, so that the lab's networks keep clear of t
 openssl makes the lab's certificate authority
 xz-utils unpacks packages while the image is built
 ca-certificates lets the downloads be verified
-git names the version under test
 LIST
     [ "${#missing[@]}" = 0 ] && return 0
     echo "Installing the packages above with apt-get."
@@ -48,14 +47,18 @@ LIST
 }
 
 keep_services_off() { # run apt-get so that no package starts a service on this machine
-    local policy=/usr/sbin/policy-rc.d made=
-    if [ ! -e "$policy" ]; then
-        printf '#!/bin/sh\nexit 101\n' > "$policy" && chmod 755 "$policy" && made=yes
+    local policy=/usr/sbin/policy-rc.d sign='# made by tools/bootstrap.sh for one apt-get run'
+    if [ ! -e "$policy" ] || grep -qxF "$sign" "$policy"; then
+        # In a subshell, so that its trap takes the file away however apt-get ends.
+        (
+            trap 'rm -f "$policy"' EXIT
+            trap 'exit 130' INT TERM
+            printf '#!/bin/sh\n%s\nexit 101\n' "$sign" > "$policy" && chmod 755 "$policy"
+            DEBIAN_FRONTEND=noninteractive "$@"
+        )
+    else
+        DEBIAN_FRONTEND=noninteractive "$@"
     fi
-    DEBIAN_FRONTEND=noninteractive "$@"
-    local rc=$?
-    [ -z "$made" ] || rm -f "$policy"
-    return $rc
 }
 
 find_python() { # an interpreter that the locked set was made for

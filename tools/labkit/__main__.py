@@ -81,12 +81,12 @@ def answers() -> str:
 def down(run: Run) -> None:
     """Remove the lab's containers and networks and stop the private engine."""
     docker = engine.address()
-    if docker is None:
-        run.note("nothing runs")
-        return
     with run.phase("Take the lab away"):
-        collections.install(run)
-        scenario.molecule(run, "destroy", scenario.environment(docker), "Removing the lab")
+        if docker is None:
+            run.note("no Docker engine answers")
+        else:
+            collections.install(run)
+            scenario.molecule(run, "destroy", scenario.environment(docker), "Removing the lab")
     with run.phase("Docker engine"):
         engine.stop(run)
 
@@ -116,7 +116,17 @@ def shell() -> None:
 
 def reset(run: Run) -> None:
     """Down, and forget everything made so far, so that the next `up` starts from nothing."""
+    docker = engine.address()
+    if docker is not None:
+        run.note("removing the machine's images")
+        names = run.output(
+            ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", image.NAME],
+            why="Listing images",
+            env={"DOCKER_HOST": docker},
+        ).split()
     down(run)
+    if docker is not None and names and engine.address() == docker:
+        run.command(["docker", "image", "rm", *names], why="Removing images", env={"DOCKER_HOST": docker}, check=False)
     with run.phase("Forget what was made"):
         for path in STATE.iterdir():
             if path.name not in ("venv", "uv", "logs", "lock"):
@@ -146,7 +156,7 @@ def main() -> int:
     run = Run(verb, phases)
     try:
         work(run)
-    except Failed as error:
+    except (Failed, OSError) as error:
         print(f"\n{error}\n\nThe log is {run.log_path}; its last lines:\n{run.tail()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

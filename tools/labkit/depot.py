@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from .host import Host
-from .image import ROOTFS
+from .image import BUILD, ROOTFS
 from .paths import CACHE, DEPOT, ROOT, SCENARIO, STATE
 from .say import Run
 
@@ -58,13 +58,14 @@ def fill(run: Run, host: Host, docker: dict[str, str]) -> None:
     DEPOT.mkdir(parents=True, exist_ok=True)
     for folder in (CACHE / "machine", DEPOT / "models"):
         folder.mkdir(parents=True, exist_ok=True)
-    _once("debs", [host.suite, *role_packages(host.distribution)], lambda: _debs(run, host))
-    _once("wheels", [path.read_text() for path in [*role_locks(), *role_locks(True)]], lambda: _wheels(run))
-    _once("client", [(ROOT / "requirements/lab-client.txt").read_text()], lambda: _client(run))
+    build = BUILD.read_text()
+    _once("debs", [build, *role_packages(host.distribution)], lambda: _debs(run, host))
+    _once("wheels", [build, *(path.read_text() for path in [*role_locks(), *role_locks(True)])], lambda: _wheels(run))
+    _once("client", [build, (ROOT / "requirements/lab-client.txt").read_text()], lambda: _client(run))
     _certificates(run)
     _model(run)
     sources = [path.read_text() for path in sorted(STANDINS.glob("*.py"))]
-    _once("engine", [host.suite, (SCENARIO / "engine-image.txt").read_text(), *sources], lambda: _engine(run, docker))
+    _once("engine", [build, (SCENARIO / "engine-image.txt").read_text(), *sources], lambda: _engine(run, docker))
 
 
 def _once(part: str, made_from: list[str], make: Any) -> None:

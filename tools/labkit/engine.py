@@ -78,6 +78,7 @@ def start(run: Run) -> str:
         if SOCKET.exists() and answers(f"unix://{SOCKET}"):
             return f"unix://{SOCKET}"
         time.sleep(0.3)
+    process.terminate()
     last = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
     raise Failed(f"The Docker engine did not start. Its last lines ({log}):\n{last}")
 

@@ -43,7 +43,8 @@ def read_host(os_release: Path = Path("/etc/os-release"), apt: Path = Path("/etc
 
 def find_mirror(apt: Path, distribution: str) -> str:
     """The archive that the host's own apt uses: first entry whose address ends in ``/debian`` or ``/ubuntu``."""
-    sources = [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]
+    # Cloud images of Debian name a list of mirrors in a file of its own.
+    sources = [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*")), *sorted((apt / "mirrors").glob("*"))]
     for source in sources:
         if source.suffix not in ("", ".list", ".sources") or not source.is_file():
             continue

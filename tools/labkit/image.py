@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 from .host import Host
@@ -20,6 +21,8 @@ INCLUDES = (
 )
 MACHINE_FILES = SCENARIO / "machine"
 ROOTFS = IMAGE / "rootfs"
+#: Which build of the root folder this is: what was fetched for another one may not fit it.
+BUILD = IMAGE / "build"
 NAME = "mushishi-lab-machine"
 
 
@@ -36,7 +39,7 @@ def build(run: Run, host: Host, docker: dict[str, str]) -> str:
     """Return the image's name and tag, building it when there is none for this recipe."""
     tag = f"{NAME}:{host.suite}-{recipe(host)}"
     mark = IMAGE / "recipe"
-    have_rootfs = mark.is_file() and mark.read_text() == tag
+    have_rootfs = BUILD.is_file() and mark.is_file() and mark.read_text() == tag
     if not have_rootfs:
         run.note(f"building {host.suite} from {host.mirror} (about 100 s, 400 MB)")
         if ROOTFS.exists():
@@ -50,6 +53,7 @@ def build(run: Run, host: Host, docker: dict[str, str]) -> str:
             progress=re.compile(r"^I: (?P<what>.+)"),
         )
         mark.write_text(tag)
+        BUILD.write_text(str(time.time_ns()))
     if run.command(["docker", "image", "inspect", tag], why="", env=docker, check=False) != 0:
         run.note("importing the image into Docker")
         _adapt(ROOTFS)

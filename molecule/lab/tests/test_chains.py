@@ -108,9 +108,21 @@ def test_nothing_local(lab: Lab, marked: dict[str, str]) -> None:
         lab.cpu("start")
 
 
-@pytest.mark.parametrize("fault", ["500", "hang", "cut", "unhealthy"])
-def test_a_failing_gpu_never_sends_private_away(lab: Lab, marked: dict[str, str], fault: str) -> None:
-    """A GPU that fails in any way: private is answered by the CPU, or fails; it never leaves."""
+@pytest.mark.parametrize("fault", ["500", "unhealthy", "refuse"])
+def test_a_failing_gpu_is_replaced_by_the_cpu(lab: Lab, marked: dict[str, str], fault: str) -> None:
+    container = lab.engine_container("agent")
+    lab.hub.run("docker", "exec", container, "python3", "-m", "standins.engine", "ctl", fault)
+    try:
+        for name in ("private", "personal"):
+            answer = lab.ask(name, marked[name])
+            assert (answer.status, answer.backend) == (200, "cpu"), f"{name}: {answer}"
+    finally:
+        lab.hub.run("docker", "exec", container, "python3", "-m", "standins.engine", "ctl", "ok")
+
+
+@pytest.mark.parametrize("fault", ["hang", "cut"])
+def test_a_gpu_that_fails_late_never_sends_private_away(lab: Lab, marked: dict[str, str], fault: str) -> None:
+    """A hung engine keeps its caller waiting (its prober comes later), a cut answer is an error: neither leaves."""
     container = lab.engine_container("agent")
     lab.hub.run("docker", "exec", container, "python3", "-m", "standins.engine", "ctl", fault)
     try:

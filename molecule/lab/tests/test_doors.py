@@ -39,6 +39,9 @@ def test_openai_sdk(lab: Lab, profile: str, family: str) -> None:
 def test_wrong_keys(lab: Lab, profile: str) -> None:
     """No key, a made-up key, and the other plane's key are all refused."""
     other = "personal" if profile == "private" else "private"
+    code = "import sys,urllib.request,urllib.error as e\ntry: print(urllib.request.urlopen(sys.argv[1]).status)\nexcept e.HTTPError as x: print(x.code)"
+    bare = lab.client.run("python3", "-c", code, lab.url(lab.plane(profile)) + "/models")
+    assert int(bare) == 401, "a request without a key"
     for key in ("sk-made-up", lab.key(other)):
         out = lab.client.run(
             "env",
@@ -108,6 +111,32 @@ def test_a_stranger_cannot_reach_containers_or_the_plane(lab: Lab) -> None:
     assert [result["name"] for result in out["results"] if result["outcome"] == "open"] == []
     for interface in ("br-sovereign", "docker0"):
         assert lab.hub.run("ip", "-6", "-o", "addr", "show", "dev", interface, "scope", "global") == ""
+
+
+@pytest.mark.parametrize("family", ["v4", "v6"])
+def test_the_tailnet_address_does_not_answer_on_the_lan(lab: Lab, family: str) -> None:
+    """A stranger who routes the tailnet's range through the machine still finds no ingress."""
+    network, version = {"v4": ("100.64.77.0/24", "-4"), "v6": ("fd7a:115c:a1e0:77::/64", "-6")}[family]
+    lab.stranger.run("ip", version, "route", "replace", network, "via", HUB["lan"][family])
+    try:
+        assert scan(lab, HUB["tailnet"][family], "22,4000,4001") == {22}, "control: the route works, ssh answers"
+    finally:
+        lab.stranger.run("ip", version, "route", "del", network)
+
+
+def test_a_published_container_stays_at_home(lab: Lab) -> None:
+    """A port published without an address is bound to loopback. Control: published to everybody, it is seen."""
+    image = lab.hub.run("docker", "inspect", "-f", "{{.Image}}", lab.engine_container("agent")).strip()
+    for publish, wanted in (("8199:8000", set()), ("0.0.0.0:8199:8000", {8199})):
+        lab.hub.run("docker", "run", "--detach", "--name=planted", f"--publish={publish}", image, "serve", "x")
+        try:
+            lab.until(
+                lambda: lab.hub.ok("curl", "--silent", "--max-time", "2", "http://127.0.0.1:8199/health"),
+                "the planted container answers on the machine itself",
+            )
+            assert scan(lab, HUB["lan"]["v4"], "8199") == wanted, publish
+        finally:
+            lab.hub.run("docker", "rm", "--force", "planted")
 
 
 def test_tailnet_sees_the_two_doors_alone(lab: Lab) -> None:

@@ -14,6 +14,9 @@ from conftest import HUB, SETTINGS, STANDINS, Lab
 SOVEREIGN_USERS = ("mushishi-sovereign-admission", "mushishi-sovereign-gateway", "mushishi-sovereign-llama")
 HYBRID_USERS = ("mushishi-hybrid-gateway", "mushishi-ingress-hybrid", "nobody")
 OUTCOMES_SHUT = ("refused", "unreachable", "prohibited", "no-family")
+#: What a LAN without a router answers for every address beyond it: there is no route, so no filter is even asked.
+OUTCOMES_NO_ROUTE = ("unreachable", "no-family")
+ON_THE_LAN = ("host on the bridge", "hybrid gateway on loopback")
 #: Milliseconds within which a refusal must come, so that nothing waits for a time-out. Generous: a loaded machine.
 AT_ONCE_MS = 900
 
@@ -55,6 +58,14 @@ def shut(results: dict[str, dict[str, Any]], wanted: int) -> None:
     assert slow == {}, f"refused, but not at once (ms): {slow}"
 
 
+def no_route(results: dict[str, dict[str, Any]]) -> None:
+    """P1 alone, the guard left out of it: nothing beyond the LAN has a route, IPv4 or IPv6."""
+    beyond = {name: result for name, result in results.items() if not name.startswith(ON_THE_LAN)}
+    assert len(beyond) > len(results) // 2
+    routed = {name: result for name, result in beyond.items() if result["outcome"] not in OUTCOMES_NO_ROUTE}
+    assert routed == {}, f"there is a route: {json.dumps(routed, indent=1)}"
+
+
 def as_user(user: str, *, plane: bool) -> list[str]:
     """Command prefix: a user, inside the sovereign namespace or in the host's own."""
     become = ["setpriv", f"--reuid={user}", "--regid=65534", "--clear-groups"]
@@ -64,7 +75,9 @@ def as_user(user: str, *, plane: bool) -> list[str]:
 @pytest.mark.parametrize("user", SOVEREIGN_USERS)
 def test_no_way_out_of_the_namespace(lab: Lab, user: str) -> None:
     targets = outside()
-    shut(lab.probe(targets, as_user(user, plane=True)), len(targets))
+    results = lab.probe(targets, as_user(user, plane=True))
+    shut(results, len(targets))
+    no_route(results)
 
 
 @pytest.mark.parametrize("user", SOVEREIGN_USERS)
@@ -89,7 +102,9 @@ def test_no_way_out_of_the_engine_container(lab: Lab, mode: str) -> None:
         targets = outside()
         program = (STANDINS / "probe.py").read_text()
         out = lab.hub.run("docker", "exec", "-i", container, "python3", "-", json.dumps(targets), stdin=program)
-        shut({result["name"]: result for result in json.loads(out)["results"]}, len(targets))
+        results = {result["name"]: result for result in json.loads(out)["results"]}
+        shut(results, len(targets))
+        no_route(results)
         names = [{"name": "resolver", "proto": "dns", "query": "api.groq.com", "timeout": 3}]
         out = lab.hub.run("docker", "exec", "-i", container, "python3", "-", json.dumps(names), stdin=program)
         assert json.loads(out)["results"][0]["outcome"] not in ("resolved", "open")
@@ -130,6 +145,26 @@ def test_nothing_of_the_plane_can_be_fetched(lab: Lab, user: str) -> None:
         for port in (22, 4001, 4011, 6006, 8000, 8001, 8002, 8188)
     ]
     shut(lab.probe(targets, as_user(user, plane=False)), len(targets))
+
+
+#: What each door's own user may open on the sovereign LAN, and not one port more.
+DOOR_USERS = {
+    "root": set(),
+    "mushishi-ingress-sovereign": {"10.88.0.2:4001"},
+    "mushishi-hybrid-door": {"10.88.0.2:8001", "10.88.0.10:8000"},
+}
+
+
+@pytest.mark.parametrize("user", DOOR_USERS)
+def test_a_door_opens_its_own_ports_alone(lab: Lab, user: str) -> None:
+    targets = [
+        {"name": f"{address}:{port}", "proto": "tcp", "address": address, "port": port, "timeout": 3}
+        for address in ("10.88.0.2", "10.88.0.10", "10.88.0.11", "10.88.0.12")
+        for port in (22, 4001, 4011, 6006, 8000, 8001, 8002, 8188)
+    ]
+    results = lab.probe(targets, [] if user == "root" else as_user(user, plane=False))
+    assert {name for name, result in results.items() if result["outcome"] == "open"} == DOOR_USERS[user]
+    shut({name: result for name, result in results.items() if name not in DOOR_USERS[user]}, len(targets) - len(DOOR_USERS[user]))
 
 
 DOOR_PATHS = {
@@ -221,6 +256,21 @@ def test_a_planted_route_is_found(lab: Lab) -> None:
             shut(results, len(targets))
         assert results["lan host v4 22"]["outcome"] == "open" or results["internet v4 443"]["outcome"] == "open"
     shut(lab.probe(targets, as_user("mushishi-sovereign-gateway", plane=True)), len(targets))
+
+
+def test_a_planted_route_alone_is_found(lab: Lab) -> None:
+    """The guard still stands and refuses; the missing route is a lock of its own, and its loss is seen."""
+    user, inside = "mushishi-sovereign-gateway", ("ip", "netns", "exec", "sovereign")
+    targets = outside(v6=False)
+    lab.hub.run(*inside, "ip", "route", "add", "default", "via", "10.88.0.1")
+    try:
+        results = lab.probe(targets, as_user(user, plane=True))
+        shut(results, len(targets))
+        with pytest.raises(AssertionError, match="there is a route"):
+            no_route(results)
+    finally:
+        lab.hub.run(*inside, "ip", "route", "del", "default")
+    no_route(lab.probe(targets, as_user(user, plane=True)))
 
 
 def test_a_planted_rule_is_found(lab: Lab) -> None:

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""The parts of tools/lab that decide something: the archive, the networks, the counts, the packages."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from labkit import depot, gate, host, say  # noqa: E402 - after the path that leads to it
+
+DEB822 = "Types: deb\nURIs: http://archive.example/debian\nSuites: bookworm\n"
+ONE_LINE = "# deb http://old.example/debian bookworm main\ndeb [arch=amd64] https://mirror.example/ubuntu/ noble main\n"
+
+
+def apt(folder: Path, files: dict[str, str]) -> Path:
+    """An apt settings folder with these files."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "distribution", "mirror"),
+    [
+        ({"sources.list.d/debian.sources": DEB822}, "debian", "http://archive.example/debian"),
+        ({"sources.list": ONE_LINE}, "ubuntu", "https://mirror.example/ubuntu"),
+        (
+            {
+                "sources.list.d/debian.sources": "URIs: mirror+file:///etc/apt/mirrors/debian.list\n",
+                "mirrors/debian.list": "https://cloud.example/debian\n",
+            },
+            "debian",
+            "https://cloud.example/debian",
+        ),
+    ],
+)
+def test_the_archive_is_the_hosts_own(tmp_path: Path, files: dict[str, str], distribution: str, mirror: str) -> None:
+    assert host.find_mirror(apt(tmp_path, files), distribution) == mirror
+
+
+def test_an_archive_in_a_comment_does_not_count(tmp_path: Path) -> None:
+    with pytest.raises(say.Failed, match="No debian archive"):
+        host.find_mirror(apt(tmp_path, {"sources.list": ONE_LINE}), "debian")
+
+
+def test_another_system_is_refused(tmp_path: Path) -> None:
+    release = tmp_path / "os-release"
+    release.write_text('ID=fedora\nPRETTY_NAME="Fedora 43"\n')
+    with pytest.raises(say.Failed, match="Fedora 43"):
+        host.read_host(release, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("taken", "refused"),
+    [("203.0.113.80/32", True), ("198.51.100.0/24", False), ("203.0.112.0/23", True), ("2001:db8::/32", False)],
+)
+def test_a_network_in_use_is_refused(taken: str, refused: bool) -> None:
+    networks = [ipaddress.ip_network(taken)]
+    if refused:
+        with pytest.raises(say.Failed, match="molecule/lab/vars.yml"):
+            host.refuse_overlap({"internet v4": "203.0.113.0/24"}, networks)
+    else:
+        host.refuse_overlap({"internet v4": "203.0.113.0/24"}, networks)
+
+
+def test_every_role_with_packages_is_in_the_depot() -> None:
+    debian, ubuntu = depot.role_packages("debian"), depot.role_packages("ubuntu")
+    assert {"docker-cli", "caddy", "nftables", "cmake", "python3-venv"} <= set(debian)
+    assert "docker-compose-v2" in ubuntu and "docker-cli" not in ubuntu
+
+
+def test_every_lock_is_in_the_depot() -> None:
+    names = {str(path.relative_to(ROOT / "roles")) for path in depot.role_locks()}
+    assert {"base/files/uv.txt", "gateway/files/requirements.txt", "admission/files/requirements.txt"} <= names
+    assert [path.name for path in depot.role_locks(sources=True)] == ["source.txt"]
+
+
+def test_a_missing_result_is_a_failure(tmp_path: Path) -> None:
+    assert gate.count(tmp_path / "none.xml") == (0, 1)
+
+
+def test_results_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "r.xml"
+    path.write_text('<testsuites><testsuite tests="7" failures="1" errors="1" skipped="2"/></testsuites>')
+    assert gate.count(path) == (3, 2)
+
+
+def test_clock() -> None:
+    assert (say.clock(5.9), say.clock(75), say.clock(3601)) == ("0:05", "1:15", "60:01")
