@@ -49,6 +49,23 @@ def test_unit(lab: Lab, host: testinfra.host.Host, unit: str) -> None:
     assert host.check_output("systemctl show -P NRestarts %s", f"{unit}.service") == "0", "it came up at the first try"
 
 
+def test_a_careless_unit_is_found(lab: Lab, host: testinfra.host.Host) -> None:
+    """Control: a misspelt directive makes verify speak (it still returns 0), and nothing shared means exposed."""
+    lab.hub.run(
+        "tee",
+        "/etc/systemd/system/planted.service",
+        stdin="[Service]\nNoNewwPrivileges=yes\nExecStart=/bin/true\n",
+    )
+    try:
+        done = host.run("systemd-analyze verify --man=no /etc/systemd/system/planted.service")
+        assert "NoNewwPrivileges" in done.stdout + done.stderr
+        out = host.check_output("systemd-analyze security --no-pager --offline=true /etc/systemd/system/planted.service")
+        found = re.search(r"exposure level for \S+: ([0-9.]+)", out)
+        assert found and float(found.group(1)) > EXPOSURE_MAX, out
+    finally:
+        lab.hub.run("rm", "/etc/systemd/system/planted.service")
+
+
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if "-sovereign-" in unit and "ingress" not in unit])
 def test_sovereign_unit(lab: Lab, host: testinfra.host.Host, unit: str) -> None:
     pid = host.check_output("systemctl show -P MainPID %s", f"{unit}.service")
