@@ -14,7 +14,8 @@ from .say import Run
 
 PREFIX = yaml.safe_load((SCENARIO / "vars.yml").read_text())["lab_prefix"]
 HUB = f"{PREFIX}-hub"
-TASK = re.compile(r"(?:TASK|RUNNING HANDLER) \[(?P<what>[^\]]+)\]")
+#: A task's name, or the step of a build that a task reports: ``[17/206] Building …``.
+TASK = re.compile(r"(?:(?:TASK|RUNNING HANDLER) \[|\(item=(?=\[\d+/))(?P<what>\[\d+/\d+\][^)]*|[^\]]+)")
 
 
 def environment(docker: str, image: str = "") -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from labkit import depot, gate, host, say  # noqa: E402 - after the path that leads to it
+from labkit import depot, gate, host, say, scenario  # noqa: E402 - after the path that leads to it
 
 DEB822 = "Types: deb\nURIs: http://archive.example/debian\nSuites: bookworm\n"
 ONE_LINE = "# deb http://old.example/debian bookworm main\ndeb [arch=amd64] https://mirror.example/ubuntu/ noble main\n"
@@ -95,3 +95,17 @@ def test_results_are_counted(tmp_path: Path) -> None:
 
 def test_clock() -> None:
     assert (say.clock(5.9), say.clock(75), say.clock(3601)) == ("0:05", "1:15", "60:01")
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("│ TASK [mushishi.sovereign.base : Install uv] *****", "mushishi.sovereign.base : Install uv"),
+        ("RUNNING HANDLER [x : Restart] ***", "x : Restart"),
+        ("ok: [hub] => (item=[17/206] Building CXX object a.o)", "[17/206] Building CXX object a.o"),
+        ("ok: [hub] => (item=nvidia)", None),
+    ],
+)
+def test_progress_is_seen(line: str, what: str | None) -> None:
+    found = scenario.TASK.search(line)
+    assert (found.group("what") if found else None) == what
