@@ -15,7 +15,7 @@ from .say import Run
 PREFIX = yaml.safe_load((SCENARIO / "vars.yml").read_text())["lab_prefix"]
 HUB = f"{PREFIX}-hub"
 #: A task's name, or the step of a build that a task reports: ``[17/206] Building …``.
-TASK = re.compile(r"(?:(?:TASK|RUNNING HANDLER) \[|\(item=(?=\[\d+/))(?P<what>\[\d+/\d+\][^)]*|[^\]]+)")
+TASK = re.compile(r"(?:(?:TASK|RUNNING HANDLER) \[|\(item=(?:\d+ s, )?(?=\[\d+/))(?P<what>\[\d+/\d+\][^)]*|[^\]]+)")
 
 
 def environment(docker: str, image: str = "") -> dict[str, str]:

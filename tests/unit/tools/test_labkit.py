@@ -102,7 +102,7 @@ def test_clock() -> None:
     [
         ("│ TASK [mushishi.sovereign.base : Install uv] *****", "mushishi.sovereign.base : Install uv"),
         ("RUNNING HANDLER [x : Restart] ***", "x : Restart"),
-        ("ok: [hub] => (item=[17/206] Building CXX object a.o)", "[17/206] Building CXX object a.o"),
+        ("ok: [hub] => (item=210 s, [17/206] Building CXX object a.o)", "[17/206] Building CXX object a.o"),
         ("ok: [hub] => (item=nvidia)", None),
     ],
 )
