@@ -154,7 +154,10 @@ class Lab:
 
     # ---- states
     def gpu(self, mode: str) -> None:
-        """Bring a GPU mode up the way a user would."""
+        """Bring a GPU mode up the way a user would, unless it is the one that runs."""
+        names = self.hub.run("docker", "ps", "--format", "{{.Names}}").split()
+        if names == [f"mushishi-vllm-{mode}"]:
+            return
         done = play("mode", "--extra-vars", f"mode={mode}")
         if done.returncode != 0:
             pytest.fail(f"mode.yml -e mode={mode} failed:\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}")
