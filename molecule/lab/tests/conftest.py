@@ -254,6 +254,7 @@ def raw_lab() -> Lab:
 @pytest.fixture(scope="session", params=EPOCHS)
 def epoch(request: pytest.FixtureRequest, raw_lab: Lab) -> Iterator[str]:
     """The machine as built, after a restart of the inner Docker, after a reboot."""
+    raw_lab.everything_up()
     if request.param == "inner Docker restarted":
         raw_lab.hub.run("systemctl", "restart", "docker.service")
     elif request.param == "machine rebooted":
