@@ -33,6 +33,9 @@ def parser(default_control: str) -> argparse.ArgumentParser:
     mode.add_argument("fault", nargs="?")
     fault = verbs.add_parser("fault", help="show or set the fault of an engine")
     fault.add_argument("fault", nargs="?")
+    speed = verbs.add_parser("speed", help="show or set how fast an engine answers")
+    speed.add_argument("first_ms", type=float, nargs="?", help="to the first token")
+    speed.add_argument("token_ms", type=float, nargs="?", default=0.0, help="for each further token")
     find = verbs.add_parser("find", help="look for a marker in everything received")
     find.add_argument("marker")
     find.add_argument(

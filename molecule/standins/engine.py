@@ -231,6 +231,7 @@ class Engine:
             options.state / "records.jsonl" if options.state else None
         )
         self.fault = Fault()
+        self.first, self.each = options.first, options.each
         self.metrics = Metrics(options.names[0])
         self.listener = TcpListener(
             options.host, options.port, self.recorder, "engine", self._handle
@@ -271,8 +272,24 @@ class Engine:
             self.listener.open()
         return {"fault": str(self.fault)}
 
+    def set_speed(self, first_ms: float, token_ms: float) -> dict[str, Any]:
+        """Milliseconds to the first token and for each further one, from the next request on. Raises ValueError."""
+        if not (0 <= first_ms <= 86_400_000 and 0 <= token_ms <= 86_400_000):
+            raise ValueError(f"speed: {first_ms} and {token_ms} are not both 0 to 86400000 ms")
+        self.first, self.each = first_ms / 1000, token_ms / 1000
+        return self.speed()
+
+    def speed(self) -> dict[str, Any]:
+        """The speed as it is, in milliseconds."""
+        return {"first_ms": self.first * 1000, "token_ms": self.each * 1000}
+
     def verbs(self) -> dict[str, Callable[[Arguments], dict[str, Any]]]:
         """What the control channel offers."""
+
+        def speed(arguments: Arguments) -> dict[str, Any]:
+            if "first_ms" not in arguments:
+                return self.speed()
+            return self.set_speed(float(arguments["first_ms"]), float(arguments["token_ms"]))
 
         def fault(arguments: Arguments) -> dict[str, Any]:
             return (
@@ -287,7 +304,7 @@ class Engine:
                 "names": list(self.options.names),
             }
 
-        return {**record_verbs(self.recorder), "fault": fault, "describe": describe}
+        return {**record_verbs(self.recorder), "fault": fault, "speed": speed, "describe": describe}
 
     def _handle(self, connection: Connection) -> None:
         reader = http1.RequestReader(connection.recv, connection.send)
@@ -435,7 +452,7 @@ class Engine:
         started = time.monotonic()
         answer: Answer | None = None
         reason = "abort"
-        first = fault.value if fault.kind == "slow-first-token" else self.options.first
+        first = fault.value if fault.kind == "slow-first-token" else self.first
         self.metrics.begin()
         try:
             if fault.kind == "hang":
@@ -480,7 +497,7 @@ class Engine:
                 bool(body.get("stream")),
                 wants_usage(body),
                 first=first,
-                each=self.options.each,
+                each=self.each,
                 cut_after=int(fault.value) if fault.kind == "cut" else None,
             )
             if whole:
@@ -488,7 +505,7 @@ class Engine:
             return whole
         finally:
             self.metrics.end(
-                answer, reason, time.monotonic() - started, first, self.options.each
+                answer, reason, time.monotonic() - started, first, self.each
             )
 
 

@@ -242,6 +242,17 @@ def test_cut_slow_and_refuse(ask: Ask, running: engine.Engine) -> None:
     assert ask("GET", "/health").status == 200
 
 
+def test_speed_is_shown_and_set(ask: Ask, running: engine.Engine) -> None:
+    speed = running.verbs()["speed"]
+    assert speed({}) == {"first_ms": 0.0, "token_ms": 0.0}
+    assert speed({"first_ms": 120, "token_ms": 10}) == {"first_ms": 120.0, "token_ms": 10.0}
+    began = time.monotonic()
+    assert ask("POST", "/v1/chat/completions", _chat(max_tokens=4)).status == 200
+    assert time.monotonic() - began >= 0.15
+    with pytest.raises(ValueError, match="speed"):
+        speed({"first_ms": -1, "token_ms": 0})
+
+
 def test_an_unknown_fault_is_refused(running: engine.Engine) -> None:
     with pytest.raises(ValueError, match="known: ok, hang"):
         running.set_fault("sulk")
