@@ -54,7 +54,7 @@ class ControlServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
                 """Says nothing: control traffic is no event."""
 
         self._server = ThreadingHTTPServer((host, port), Handler)

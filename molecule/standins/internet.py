@@ -560,7 +560,7 @@ def _dns_tcp_knock(host: str, port: int, marker: str) -> None:
         sock.sendall(len(message).to_bytes(2, "big") + message)
 
 
-class _named(contextlib.AbstractContextManager[None]):
+class _named(contextlib.AbstractContextManager[None]):  # noqa: N801 - used like a function
     """Adds the address to an OSError of bind()."""
 
     def __init__(self, host: str, port: int) -> None:

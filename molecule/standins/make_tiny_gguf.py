@@ -90,7 +90,8 @@ def vocabulary() -> list[Token]:
         for at, word in enumerate(COMMON_WORDS.split())
     ]
     seen = {token.text for token in tokens}
-    assert len(seen) == len(tokens)
+    if len(seen) != len(tokens):
+        raise ValueError("two tokens have the same text")
     while len(tokens) % 32:
         tokens.append(Token(f"<unused{len(tokens)}>", 0.0, UNUSED))
     return tokens
@@ -168,7 +169,7 @@ def metadata(name: str, context_length: int, tokens: Sequence[Token]) -> list[by
 
 def tensors(seed: int, tokens: Sequence[Token]) -> list[Tensor]:
     """All weights. Random ones are uniform with mean 0 and, before scaling, variance 1."""
-    generator = random.Random(seed)
+    generator = random.Random(seed)  # noqa: S311 - weights, the same for the same seed
     spread = math.sqrt(3.0)
 
     def weights(count: int, scale: float) -> list[float]:

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 WINDOW = 400
@@ -425,7 +426,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         text = argv[0] if argv else os.environ.get("PROBE_TARGETS") or sys.stdin.read()
         if text.startswith("@"):
-            with open(text[1:], encoding="utf-8") as file:
+            with Path(text[1:]).open(encoding="utf-8") as file:
                 text = file.read()
         targets = read_targets(text)
     except (ValueError, TypeError, OSError) as error:

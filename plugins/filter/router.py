@@ -64,7 +64,8 @@ def route_matrix(data: object, available: Sequence[str] | None = None) -> list[d
     policy = load_policy(data)
     plain = to_plain(available) if available is not None else sorted(policy.backends)
     if not isinstance(plain, list):
-        raise ValueError(f"available = {plain!r}: is no list. Give the names of the backends that answer.")
+        # A ValueError, as for every other wrong value: the callers make an Ansible error of it.
+        raise ValueError(f"available = {plain!r}: is no list. Give the names.")  # noqa: TRY004
     return compiled.route_matrix(policy, plain)
 
 

@@ -2,8 +2,8 @@
 # Private to this collection: may change in any release.
 """What a machine is like, read from /proc and the file system, and what is wrong with it for us.
 
-The readers take the root of the file tree, so that they also read a recorded one. The judges are pure: they get what was
-read and return messages, each naming the object, what was seen and what to do.
+The readers take the root of the file tree, so that they also read a recorded one. The judges are pure: they get what
+was read and return messages, each naming the object, what was seen and what to do.
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ def judge_memory(wanted_mib: int, present: int) -> list[str]:
         return []
     return [
         (
-            f"memory: this machine has {present // _MIB} MiB, {wanted_mib} MiB are needed. Add memory, or choose smaller "
-            "models."
+            f"memory: this machine has {present // _MIB} MiB, {wanted_mib} MiB are needed. Add memory, or choose "
+            "smaller models."
         )
     ]
 
@@ -241,8 +241,8 @@ def judge_file(path: str, wanted: str, seen: str | None) -> list[str]:
         return []
     return [
         (
-            f"file {path}: its SHA-256 is {seen}, wanted is {wanted.lower()}. Remove the file to have it fetched again, or "
-            "correct the hash."
+            f"file {path}: its SHA-256 is {seen}, wanted is {wanted.lower()}. Remove the file to have it fetched "
+            "again, or correct the hash."
         )
     ]
 

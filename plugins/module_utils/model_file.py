@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -428,10 +429,8 @@ def _partial_size(wanted: Wanted) -> int:
 
 def _forget_partial(wanted: Wanted) -> None:
     for path in (wanted.path + ".part", wanted.path + ".part.json"):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        except FileNotFoundError:
-            pass
 
 
 def _write_json(path: str, value: dict[str, Any]) -> None:

@@ -56,7 +56,8 @@ options:
         default: ""
   memory_mib:
     description:
-      - The least memory of the machine in MiB. A limit of the control group counts when it is lower. V(0) asks for nothing.
+      - The least memory of the machine in MiB. A limit of the control group counts when it is lower.
+      - V(0) asks for nothing.
     type: int
     default: 0
   disk:

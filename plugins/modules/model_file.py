@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: model_file
 short_description: Have a large model file, verified by its SHA-256
 description:
-  - Keeps one large file. When it is there it is verified against O(sha256). When it is missing it is fetched from O(url)
-    or copied from O(src), verified, and only then gets its name.
+  - Keeps one large file. When it is there it is verified against O(sha256). When it is missing it is fetched from
+    O(url) or copied from O(src), verified, and only then gets its name.
   - A verified file is remembered (size, times, inode), so that the next run reads nothing of it.
   - A broken transfer is resumed, in the same run and in the next one.
   - A file that is there but is not the one that was meant is never replaced; the module fails and says so.

@@ -9,8 +9,8 @@ module: profile_keys
 short_description: Keep one key file per profile and the index by which a service knows them
 description:
   - Makes a random key C(sk-<profile>-<random>) for each profile that has none, in C(<directory>/<profile>.key).
-  - Writes an index, a JSON object with the SHA-256 of each key (hex) as name and the profile as value. A service that holds it
-    can tell whose key it sees, but cannot give a key away.
+  - Writes an index, a JSON object with the SHA-256 of each key (hex) as name and the profile as value. A service that
+    holds it can tell whose key it sees, but cannot give a key away.
   - An index entry of a profile that is no longer listed is removed; its key file stays, because a client may need it
     again and without its entry it opens nothing.
   - To replace a key, remove or rewrite its file and run again.

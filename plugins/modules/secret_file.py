@@ -9,7 +9,7 @@ module: secret_file
 short_description: Create a random secret once, or place a given one
 description:
   - Keeps a file that holds one secret token.
-  - Without O(content) a random, URL-safe secret is made when the file is missing or empty; a secret that is there is kept.
+  - Without O(content) a random, URL-safe secret is made when the file is missing or empty; one that is there is kept.
   - With O(content) the file holds exactly that.
   - Wrong mode and ownership are put right in both cases.
   - The file is written whole or not at all, and has its final mode and owner before it gets its name.

@@ -45,10 +45,11 @@ def prepare(run: Run, this: host.Host) -> tuple[str, str]:
         settings = yaml.safe_load((SCENARIO / "vars.yml").read_text())
         found = engine.address()
         if not (found and scenario.running(run, {"DOCKER_HOST": found})):
-            wanted = {f"{name} {v}": cidr for name, pair in settings["lab_networks"].items() for v, cidr in pair.items()}
+            networks = settings["lab_networks"].items()
+            wanted = {f"{name} {v}": cidr for name, pair in networks for v, cidr in pair.items()}
             ours = [] if found is None else _our_routes(run, found)
-            taken = [net for net in [*host.taken_networks(run), *host.addresses_of(this.mirror)] if str(net) not in ours]
-            host.refuse_overlap(wanted, taken)
+            taken = [*host.taken_networks(run), *host.addresses_of(this.mirror)]
+            host.refuse_overlap(wanted, [net for net in taken if str(net) not in ours])
         docker = engine.start(run)
     with run.phase(f"Machine image ({this.suite})"):
         tag = image.build(run, this, {"DOCKER_HOST": docker})
@@ -111,7 +112,8 @@ def shell() -> None:
         raise Failed("The lab is down. Bring it up first: tools/lab up")
     os.environ["DOCKER_HOST"] = docker
     interactive = ["-it"] if sys.stdin.isatty() else ["-i"]
-    os.execvp("docker", ["docker", "exec", *interactive, scenario.HUB, "bash", "-l"])
+    # No shell in between: this process becomes the one in the machine.
+    os.execvp("docker", ["docker", "exec", *interactive, scenario.HUB, "bash", "-l"])  # noqa: S606
 
 
 def reset(run: Run) -> None:

@@ -39,8 +39,10 @@ def install(run: Run) -> None:
     download = STATE / "download"
     run.note("fetching the Ansible collections this one depends on (one bundle, 50 MB)")
     run.command(
-        [STATE / "uv" / "bin" / "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-        + ["--require-hashes", "--dest", download, "--requirement", lock],
+        [
+            *(STATE / "uv/bin/pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"),
+            *("--require-hashes", "--dest", download, "--requirement", lock),
+        ],
         why="Fetching the bundle of collections",
     )
     prefixes = tuple(f"ansible_collections/{name.replace('.', '/')}/" for name in wanted())

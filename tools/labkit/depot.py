@@ -89,8 +89,9 @@ def _inside(run: Run, script: str, why: str, progress: str | None = None) -> Non
     shutil.copy(bundle, shop / "ca.pem")
     passed = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     passed |= {name: os.environ[name] for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL") if name in os.environ}
-    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "PIP_CERT": "/workshop/ca.pem"}
-    argv = ["env", "-i", *(f"{name}={value}" for name, value in {**env, **passed}.items())]
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
+    env |= {"PIP_CERT": "/workshop/ca.pem", **passed}
+    argv = ["env", "-i", *(f"{name}={value}" for name, value in env.items())]
     run.command(
         [*argv, "chroot", ROOTFS, "sh", "-eu", "-c", script],
         why=why,
@@ -101,13 +102,14 @@ def _inside(run: Run, script: str, why: str, progress: str | None = None) -> Non
 def _debs(run: Run, host: Host) -> None:
     names = role_packages(host.distribution)
     run.note(f"fetching {len(names)} distribution packages and what they need")
-    sources = "".join(
-        f"deb {host.mirror} {suite} {host.components.replace(',', ' ')}\n" for suite in (host.suite, f"{host.suite}-updates")
-    )
+    components = host.components.replace(",", " ")
+    suites = (host.suite, f"{host.suite}-updates")
+    sources = "".join(f"deb {host.mirror} {suite} {components}\n" for suite in suites)
     (ROOTFS / "etc/apt/sources.list").write_text(sources)
     _inside(
         run,
-        "apt-get -q update; DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends --download-only "
+        "apt-get -q update; "
+        "DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends --download-only "
         + " ".join(names),
         "Fetching distribution packages",
         r"^Get:\d+ \S+ \S+ \S+ (?P<what>\S+)",
@@ -146,8 +148,10 @@ def _client(run: Run) -> None:
     shutil.rmtree(target, ignore_errors=True)
     version = (ROOTFS / "usr/bin/python3").readlink().name.removeprefix("python")
     run.command(
-        [STATE / "uv/bin/uv", "pip", "install", "--target", target, "--python-version", version, "--only-binary=:all:"]
-        + ["--require-hashes", "--requirement", ROOT / "requirements/lab-client.txt"],
+        [
+            *(STATE / "uv/bin/uv", "pip", "install", "--target", target, "--python-version", version),
+            *("--only-binary=:all:", "--require-hashes", "--requirement", ROOT / "requirements/lab-client.txt"),
+        ],
         why="Fetching the tailnet client's packages",
     )
 
@@ -161,7 +165,8 @@ def _certificates(run: Run) -> None:
 
 
 def _model(run: Run) -> None:
-    run.command([sys.executable, STANDINS / "make_tiny_gguf.py", DEPOT / "models/tiny.gguf"], why="Making the tiny model")
+    program = STANDINS / "make_tiny_gguf.py"
+    run.command([sys.executable, program, DEPOT / "models/tiny.gguf"], why="Making the tiny model")
     for name in GPU_MODELS:
         folder = DEPOT / "models" / name
         folder.mkdir(exist_ok=True)

@@ -38,7 +38,8 @@ def read_host(os_release: Path = Path("/etc/os-release"), apt: Path = Path("/etc
         if name in SUITES:
             suite, components = SUITES[name]
             return Host(name, suite, components, find_mirror(apt, name))
-    raise Failed(f"This is {fields.get('PRETTY_NAME', 'an unknown system')}; the lab is built on Debian 12 or Ubuntu 24.04.")
+    seen = fields.get("PRETTY_NAME", "an unknown system")
+    raise Failed(f"This is {seen}; the lab is built on Debian 12 or Ubuntu 24.04.")
 
 
 def find_mirror(apt: Path, distribution: str) -> str:
@@ -84,6 +85,6 @@ def refuse_overlap(wanted: dict[str, str], taken: list[Network]) -> None:
         for other in taken:
             if network.version == other.version and network.overlaps(other):
                 raise Failed(
-                    f"The lab's network {name} ({cidr}) overlaps {other}, which this machine uses. A bridge there would cut"
-                    f" this machine off. Change it in molecule/lab/vars.yml (and the addresses in inventory/lab)."
+                    f"The lab's network {name} ({cidr}) overlaps {other}, which this machine uses. A bridge there would"
+                    " cut this machine off. Change it in molecule/lab/vars.yml (and the addresses in inventory/lab)."
                 )

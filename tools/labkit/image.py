@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The lab machine's image: the distribution's own archive, systemd as PID 1, nothing of ours but its network at boot."""
+"""The lab machine's image: the distribution's own archive, systemd as PID 1, of ours only its network at boot."""
 
 from __future__ import annotations
 
@@ -47,8 +47,10 @@ def build(run: Run, host: Host, docker: dict[str, str]) -> str:
         mark.unlink(missing_ok=True)
         IMAGE.mkdir(parents=True, exist_ok=True)
         run.command(
-            ["debootstrap", "--variant=minbase", f"--components={host.components}", f"--include={INCLUDES}"]
-            + [host.suite, ROOTFS, host.mirror],
+            [
+                *("debootstrap", "--variant=minbase", f"--components={host.components}", f"--include={INCLUDES}"),
+                *(host.suite, ROOTFS, host.mirror),
+            ],
             why="Building the machine image",
             progress=re.compile(r"^I: (?P<what>.+)"),
         )
@@ -59,8 +61,10 @@ def build(run: Run, host: Host, docker: dict[str, str]) -> str:
         _adapt(ROOTFS)
         archive = IMAGE / "machine.tar"
         run.command(
-            ["tar", "-C", ROOTFS, "--exclude=./workshop", "--exclude=./var/cache/apt/archives/*.deb"]
-            + ["--exclude=./var/lib/apt/lists/*", "-cf", archive, "."],
+            [
+                *("tar", "-C", ROOTFS, "--exclude=./workshop", "--exclude=./var/cache/apt/archives/*.deb"),
+                *("--exclude=./var/lib/apt/lists/*", "-cf", archive, "."),
+            ],
             why="Packing the machine image",
         )
         run.command(["docker", "import", archive, tag], why="Importing the machine image", env=docker)

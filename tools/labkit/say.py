@@ -98,8 +98,7 @@ class Run:
         if stdin is not None and process.stdin is not None:
             process.stdin.write(stdin)
             process.stdin.close()
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in process.stdout or ():
             self._log.write(line)
             self._log.flush()
             if show:

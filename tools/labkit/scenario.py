@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import yaml
 
 from .paths import COLLECTIONS, ROOT, SCENARIO, STATE, VENV
-from .say import Run
+from .say import Failed, Run
 
 PREFIX = yaml.safe_load((SCENARIO / "vars.yml").read_text())["lab_prefix"]
 HUB = f"{PREFIX}-hub"
@@ -59,7 +59,7 @@ def playbook(run: Run, name: str, env: dict[str, str], why: str, extra: Sequence
 
 
 def dry_run_is_clean(run: Run, env: dict[str, str]) -> None:
-    """site.yml with ``--check --diff`` on a converged machine: raises :class:`Failed` unless it would change nothing."""
+    """site.yml with ``--check --diff`` on a converged machine; raises :class:`Failed` when it would change any."""
     out = run.output(
         ["ansible-playbook", "--inventory", ROOT / "inventory/lab", ROOT / "playbooks/site.yml", "--check", "--diff"],
         why="A dry run on the built machine",
@@ -68,7 +68,8 @@ def dry_run_is_clean(run: Run, env: dict[str, str]) -> None:
     recap = re.search(r"^hub\s*:.*$", out, re.MULTILINE)
     if not recap or "changed=0" not in recap.group():
         would = re.findall(r"TASK \[([^\]]+)\][^\n]*\n(?:(?!TASK).*\n)*?changed:", out)
-        raise Failed(f"A dry run on the built machine would change something: {recap and recap.group()}; tasks: {would}")
+        counts = recap and recap.group()
+        raise Failed(f"A dry run on the built machine would change something: {counts}; tasks: {would}")
 
 
 def running(run: Run, env: dict[str, str]) -> list[str]:

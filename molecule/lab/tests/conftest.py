@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The lab as the tests see it: four machines, a way to ask a profile, a way to ask the recorders.
 
-The tests run once on the machine as it was built, once more after a restart of its inner Docker, once more after a reboot
-of the whole machine (the ``epoch`` fixture): what holds must hold through all three.
+The tests run once on the machine as it was built, once more after a restart of its inner Docker, once more after a
+reboot of the whole machine (the ``epoch`` fixture): what holds must hold through all three.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,11 @@ class Machine:
     def run(self, *argv: str, stdin: str | None = None, check: bool = True, timeout: float = 300) -> str:
         """Run a command as root in the container; its standard output. Fails the test when it fails."""
         done = subprocess.run(
-            ["docker", "exec", "-i", self.name, *argv], input=stdin or "", capture_output=True, text=True, timeout=timeout
+            ["docker", "exec", "-i", self.name, *argv],
+            input=stdin or "",
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
         if check and done.returncode != 0:
             pytest.fail(f"on {self.name}: {' '.join(argv)} ended with {done.returncode}: {done.stderr or done.stdout}")
@@ -78,7 +81,8 @@ class Answer:
 ASK = """
 import json, sys, time, urllib.request, urllib.error
 q = json.load(sys.stdin)
-request = urllib.request.Request(q["url"], json.dumps(q["body"]).encode() if q["body"] is not None else None, q["headers"])
+body = None if q["body"] is None else json.dumps(q["body"]).encode()
+request = urllib.request.Request(q["url"], body, q["headers"])
 began = time.monotonic()
 try:
     with urllib.request.urlopen(request, timeout=q["timeout"]) as answer:
@@ -217,7 +221,7 @@ def ansible_environment() -> dict[str, str]:
 def play(playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """One of the collection's playbooks on the lab machine; the result is the caller's to judge."""
     return subprocess.run(
-        ["ansible-playbook", "--inventory", str(ROOT / "inventory/lab"), str(ROOT / f"playbooks/{playbook}.yml"), *arguments],
+        ["ansible-playbook", "--inventory", "inventory/lab", f"playbooks/{playbook}.yml", *arguments],
         env=ansible_environment(),
         cwd=ROOT,
         capture_output=True,
@@ -252,7 +256,7 @@ def raw_lab() -> Lab:
 
 
 @pytest.fixture(scope="session", params=EPOCHS)
-def epoch(request: pytest.FixtureRequest, raw_lab: Lab) -> Iterator[str]:
+def epoch(request: pytest.FixtureRequest, raw_lab: Lab) -> str:
     """The machine as built, after a restart of the inner Docker, after a reboot."""
     raw_lab.everything_up()
     if request.param == "inner Docker restarted":
@@ -267,7 +271,7 @@ def epoch(request: pytest.FixtureRequest, raw_lab: Lab) -> Iterator[str]:
     # Everything comes back by itself, the GPU engine of the chosen mode included.
     raw_lab.until(lambda: raw_lab.ask("private").backend == "gpu", "private is answered by the GPU", 120)
     raw_lab.until(lambda: raw_lab.ask("personal").backend == "gpu", "personal is answered by the GPU", 120)
-    yield request.param
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")

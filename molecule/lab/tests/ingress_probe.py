@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Runs on the lab machine: a second Caddy with the settings of a plane's ingress, in front of a recorder.
 
-Usage: ingress_probe.py <Caddyfile>. Only the address, the port and the upstream are replaced. Prints, as JSON, what came
-back for each question and what the recorder got.
+Usage: ingress_probe.py <Caddyfile>. Only the address, the port and the upstream are replaced. Prints, as JSON, what
+came back for each question and what the recorder got.
 """
 
 from __future__ import annotations

@@ -11,6 +11,14 @@ from typing import Any
 import pytest
 from conftest import HUB, SETTINGS, Lab
 
+STATUS = """
+import sys, urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen(sys.argv[1]).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
 
 @pytest.mark.parametrize("family", ["v4", "v6"])
 @pytest.mark.parametrize("profile", ["private", "personal"])
@@ -41,8 +49,7 @@ def test_openai_sdk(lab: Lab, profile: str, family: str) -> None:
 def test_wrong_keys(lab: Lab, profile: str) -> None:
     """No key, a made-up key, and the other plane's key are all refused."""
     other = "personal" if profile == "private" else "private"
-    code = "import sys,urllib.request,urllib.error as e\ntry: print(urllib.request.urlopen(sys.argv[1]).status)\nexcept e.HTTPError as x: print(x.code)"
-    bare = lab.client.run("python3", "-c", code, lab.url(lab.plane(profile)) + "/models")
+    bare = lab.client.run("python3", "-c", STATUS, lab.url(lab.plane(profile)) + "/models")
     assert int(bare) == 401, "a request without a key"
     for key in ("sk-made-up", lab.key(other)):
         out = lab.client.run(
@@ -101,7 +108,7 @@ def start_planted_listener(lab: Lab) -> str:
 
 @contextmanager
 def routed_through_the_machine(lab: Lab) -> Iterator[None]:
-    """A stranger who uses the machine as its router. By a tunnel: the lab's own bridges drop what is addressed beyond them."""
+    """A stranger who uses the machine as its router. By a tunnel: the lab's bridges drop the rest."""
     ends = (
         (lab.hub, HUB["lan"]["v4"], SETTINGS["lab_stranger"]["v4"], "198.18.77.2/30", "fd77:aa::2/64"),
         (lab.stranger, SETTINGS["lab_stranger"]["v4"], HUB["lan"]["v4"], "198.18.77.1/30", "fd77:aa::1/64"),
@@ -158,6 +165,7 @@ def test_a_published_container_stays_at_home(lab: Lab) -> None:
 
 def test_tailnet_sees_the_two_doors_alone(lab: Lab) -> None:
     target = {"name": "scan", "proto": "tcp", "address": HUB["tailnet"]["v4"], "ports": PORTS, "timeout": 1}
-    out = json.loads(lab.client.run("python3", "-m", "standins.probe", stdin=json.dumps([target]), check=False, timeout=900))
+    found = lab.client.run("python3", "-m", "standins.probe", stdin=json.dumps([target]), check=False, timeout=900)
+    out = json.loads(found)
     open_ports = {int(result["port"]) for result in out["results"] if result["outcome"] == "open"}
     assert open_ports == {22, 4000, 4001}

@@ -31,21 +31,18 @@ def outside(v6: bool = True) -> list[dict[str, Any]]:
         "host on the LAN": HUB["lan"],
         "host on the tailnet": HUB["tailnet"],
     }
-    targets = []
+    targets: list[dict[str, Any]] = []
     for name, address in places.items():
         for family in ("v4", "v6") if v6 else ("v4",):
+            where = {"address": address[family], "timeout": 3}
             for port in (22, 80, 443, 4000):
-                targets.append(
-                    {"name": f"{name} {family} {port}", "proto": "tcp", "address": address[family], "port": port, "timeout": 3}
-                )
-            targets.append(
-                {"name": f"{name} {family} dns", "proto": "dns", "address": address[family], "query": "api.groq.com", "timeout": 3}
-            )
-            targets.append({"name": f"{name} {family} ping", "proto": "icmp", "address": address[family], "timeout": 3})
-    for port in (22, 4000, 4001, 4021, 53):
-        targets.append({"name": f"host on the bridge {port}", "proto": "tcp", "address": "10.88.0.1", "port": port, "timeout": 3})
-    targets.append({"name": "hybrid gateway on loopback", "proto": "tcp", "address": "127.0.0.1", "port": 4000, "timeout": 3})
-    targets.append({"name": "metadata", "proto": "tcp", "address": "169.254.169.254", "port": 80, "timeout": 3})
+                targets.append({"name": f"{name} {family} {port}", "proto": "tcp", "port": port, **where})
+            targets.append({"name": f"{name} {family} dns", "proto": "dns", "query": "api.groq.com", **where})
+            targets.append({"name": f"{name} {family} ping", "proto": "icmp", **where})
+    single = [(f"host on the bridge {port}", "10.88.0.1", port) for port in (22, 4000, 4001, 4021, 53)]
+    single += [("hybrid gateway on loopback", "127.0.0.1", 4000), ("metadata", "169.254.169.254", 80)]
+    for name, place, port in single:
+        targets.append({"name": name, "proto": "tcp", "address": place, "port": port, "timeout": 3})
     return targets
 
 
@@ -169,7 +166,8 @@ def test_a_door_opens_its_own_ports_alone(lab: Lab, user: str) -> None:
     ]
     results = lab.probe(targets, [] if user == "root" else as_user(user, plane=False))
     assert {name for name, result in results.items() if result["outcome"] == "open"} == DOOR_USERS[user]
-    shut({name: result for name, result in results.items() if name not in DOOR_USERS[user]}, len(targets) - len(DOOR_USERS[user]))
+    others = {name: result for name, result in results.items() if name not in DOOR_USERS[user]}
+    shut(others, len(targets) - len(DOOR_USERS[user]))
 
 
 DOOR_PATHS = {
@@ -199,7 +197,8 @@ def test_the_engine_door_has_two_routes(lab: Lab) -> None:
     for path, wanted in DOOR_PATHS.items():
         seen = lab.hub.run(
             *prefix,
-            *("curl", "--silent", "--path-as-is", "--output", "/dev/null", "--write-out", "%{http_code}", "--max-time", "10"),
+            *("curl", "--silent", "--path-as-is", "--output", "/dev/null", "--max-time", "10"),
+            *("--write-out", "%{http_code}"),
             *("--header", f"Authorization: Bearer {key}", f"http://127.0.0.1:4021{path}"),
         )
         assert int(seen) == wanted, f"{path} answered {seen}, expected {wanted}"
@@ -279,7 +278,7 @@ def test_a_planted_route_alone_is_found(lab: Lab) -> None:
 
 
 def test_a_planted_rule_is_found(lab: Lab) -> None:
-    """Three holes in the guard: for a sovereign user on the host (P4), into the plane (P2), out of the plane to the host (P3)."""
+    """Three holes in the guard: for a user on the host (P4), into the plane (P2), out of the plane to the host (P3)."""
     user = "mushishi-sovereign-llama"
     with planted_rule(lab, "output", "meta", "skuid", user, "accept"):
         assert lab.probe(outside(), as_user(user, plane=False))["lan host v4 22"]["outcome"] == "open"

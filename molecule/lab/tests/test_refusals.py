@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Bad input stops site.yml before anything is changed, with one message that names the thing, the value and the remedy."""
+"""Bad input stops site.yml before anything is changed, with one message that names thing, value and remedy."""
 
 from __future__ import annotations
 
@@ -53,7 +53,12 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a model with the wrong hash": (instances_with(sha256="0" * 64), ["/srv/depot/models/tiny.gguf", "0" * 64]),
     "too little memory": ({"llama_cpp_memory_reserve": 10**15}, ["memory", "llama_cpp"]),
     "too little disk": (
-        instances_with(path="/data/ai/02-models/big.gguf", url="https://models.example/big.gguf", sha256="1" * 64, size_bytes=10**15),
+        instances_with(
+            path="/data/ai/02-models/big.gguf",
+            url="https://models.example/big.gguf",
+            sha256="1" * 64,
+            size_bytes=10**15,
+        ),
         ["/data/ai/02-models", "big.gguf"],
     ),
 }

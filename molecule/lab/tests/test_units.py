@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is in force on the machine: units, users, namespaces, secrets; asserted with testinfra where it has the words."""
+"""What is in force on the machine: units, users, namespaces, secrets; with testinfra where it has the words."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def test_a_careless_unit_is_found(lab: Lab, host: testinfra.host.Host) -> None:
     try:
         done = host.run("systemd-analyze verify --man=no /etc/systemd/system/planted.service")
         assert "NoNewwPrivileges" in done.stdout + done.stderr
-        out = host.check_output("systemd-analyze security --no-pager --offline=true /etc/systemd/system/planted.service")
+        security = "systemd-analyze security --no-pager --offline=true"
+        out = host.check_output(f"{security} /etc/systemd/system/planted.service")
         found = re.search(r"exposure level for \S+: ([0-9.]+)", out)
         assert found and float(found.group(1)) > EXPOSURE_MAX, out
     finally:
@@ -97,7 +98,8 @@ def test_no_key_outside_its_place(lab: Lab) -> None:
         found = lab.hub.run(
             "sh",
             "-c",
-            "grep -rlFf /root/patterns /etc /opt/mushishi /var/log /var/lib/mushishi-* --exclude-dir=secrets 2>/dev/null; "
+            "grep -rlFf /root/patterns --exclude-dir=secrets "
+            "/etc /opt/mushishi /var/log /var/lib/mushishi-* 2>/dev/null; "
             "journalctl --no-pager -o cat | grep -cFf /root/patterns; "
             "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f 2>/dev/null | grep -Ff /root/patterns; done",
             check=False,

@@ -28,11 +28,11 @@ else:
         class ValidationError(Exception):
             """Stand-in, never raised."""
 
-        def ConfigDict(**options: Any) -> dict[str, Any]:  # the name is pydantic's
+        def ConfigDict(**options: Any) -> dict[str, Any]:  # noqa: N802 - the name is pydantic's
             """Return the options unread."""
             return options
 
-        def Field(*arguments: Any, **options: Any) -> None:  # the name is pydantic's
+        def Field(*arguments: Any, **options: Any) -> None:  # noqa: N802 - the name is pydantic's
             """Stand-in for a field declaration."""
 
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Union
-
 from .model import LocalBackend, Plane, Policy, host_port
 
 ADMISSION_USER = "mushishi-sovereign-admission"
@@ -13,10 +11,10 @@ GATEWAY_USER = "mushishi-sovereign-gateway"
 GATEWAY_ADDRESS = "127.0.0.1"
 GATEWAY_PORT = 4011
 
-Flow = Dict[str, Union[str, int]]
+Flow = dict[str, str | int]
 
 
-def namespace_flows(policy: Policy) -> List[Flow]:
+def namespace_flows(policy: Policy) -> list[Flow]:
     """List of ``{comment, user, address, port}``: admission to its gateway, the gateway to each T1 engine; sorted."""
     engines = {
         (host_port(link.backend.url), link.backend_name)
@@ -24,7 +22,7 @@ def namespace_flows(policy: Policy) -> List[Flow]:
         for link in chain.links
         if isinstance(link.backend, LocalBackend)
     }
-    flows: List[Flow] = [
+    flows: list[Flow] = [
         {
             "comment": "admission to gateway",
             "user": ADMISSION_USER,

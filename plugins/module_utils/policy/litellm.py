@@ -2,15 +2,16 @@
 """Compiles a policy into the LiteLLM configuration of one plane.
 
 What comes out is a plain dict, ready to be rendered as YAML. It is a closed shape: every key that may appear is written
-in this file, and ``proof.py`` refuses a rendered file that holds any other. The reasons for each setting were measured on
-LiteLLM 1.108.5; ``docs/decisions/`` holds the figures.
+in this file, and ``proof.py`` refuses a rendered file that holds any other. The reasons for each setting were measured
+on LiteLLM 1.108.5; ``docs/decisions/`` holds the figures.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Mapping, Optional, Union
+from typing import Any
 
 from .model import Chain, CloudBackend, Link, LocalBackend, Plane, Policy
 
@@ -54,8 +55,8 @@ class Options:
     max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
 
     @classmethod
-    def read(cls, given: Optional[Mapping[str, Any]]) -> "Options":
-        """Build options from a mapping (``None``: all defaults). Raises :class:`LitellmError` for a bad name or value."""
+    def read(cls, given: Mapping[str, Any] | None) -> Options:
+        """Build options from a mapping (``None``: defaults). Raises :class:`LitellmError` for a bad name or value."""
         values = dict(given or {})
         known = sorted(field.name for field in fields(cls))
         unknown = sorted(set(values) - set(known))
@@ -71,8 +72,8 @@ class Options:
 
 
 def compile_litellm(
-    policy: Policy, plane: Union[Plane, str], options: Optional[Mapping[str, Any]] = None
-) -> "dict[str, Any]":
+    policy: Policy, plane: Plane | str, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Compile the configuration of the gateway of one plane.
 
     Args:
@@ -90,7 +91,7 @@ def compile_litellm(
     chosen = Options.read(options)
     chains = policy.chains(where)
     _check_prices(policy, chains)
-    compiled: "dict[str, Any]" = {
+    compiled: dict[str, Any] = {
         "model_list": [_deployment(chain, link, chosen) for chain in chains for link in chain.links],
         "router_settings": _router_settings(chains),
         "litellm_settings": _litellm_settings(where),
@@ -109,7 +110,7 @@ def cloud_key_env(key_name: str) -> str:
     return "CLOUD_KEY_" + _NOT_ENV.sub("_", key_name.upper())
 
 
-def _deployment(chain: Chain, link: Link, options: Options) -> "dict[str, Any]":
+def _deployment(chain: Chain, link: Link, options: Options) -> dict[str, Any]:
     return {
         "model_name": link.group,
         "litellm_params": _litellm_params(chain, link, options),
@@ -117,9 +118,9 @@ def _deployment(chain: Chain, link: Link, options: Options) -> "dict[str, Any]":
     }
 
 
-def _litellm_params(chain: Chain, link: Link, options: Options) -> "dict[str, Any]":
+def _litellm_params(chain: Chain, link: Link, options: Options) -> dict[str, Any]:
     backend = link.backend
-    params: "dict[str, Any]" = {
+    params: dict[str, Any] = {
         "model": f"{PROVIDER_PREFIX}/{backend.model}",
         "api_base": _api_base(chain, link, options),
         "api_key": _api_key(backend),
@@ -135,8 +136,8 @@ def _litellm_params(chain: Chain, link: Link, options: Options) -> "dict[str, An
     return params
 
 
-def _model_info(link: Link) -> "dict[str, Any]":
-    info: "dict[str, Any]" = {"id": link.deployment_id, "mode": "chat", "location": link.backend.location}
+def _model_info(link: Link) -> dict[str, Any]:
+    info: dict[str, Any] = {"id": link.deployment_id, "mode": "chat", "location": link.backend.location}
     if isinstance(link.backend, CloudBackend):
         # Read by the budget ledger: whose budget it is, and the most tokens a prompt can have.
         info["provider"] = link.backend.provider
@@ -150,14 +151,14 @@ def _api_base(chain: Chain, link: Link, options: Options) -> str:
     return link.backend.url
 
 
-def _api_key(backend: Union[LocalBackend, CloudBackend]) -> str:
+def _api_key(backend: LocalBackend | CloudBackend) -> str:
     if isinstance(backend, CloudBackend):
         return f"os.environ/{cloud_key_env(backend.key)}"
     return f"os.environ/{LLAMA_KEY_ENV}" if backend.engine == "llama.cpp" else NO_KEY
 
 
-def _prices(backend: Union[LocalBackend, CloudBackend]) -> "dict[str, float]":
-    """Dollars for a token, in and out. Always written: without it LiteLLM looks the model up in a price table of its own."""
+def _prices(backend: LocalBackend | CloudBackend) -> dict[str, float]:
+    """Dollars for a token, in and out. Always written: else LiteLLM looks the model up in a price table of its own."""
     price = backend.price if isinstance(backend, CloudBackend) else None
     return {
         "input_cost_per_token": price.input_usd_per_mtok / _TOKENS_PER_PRICE if price else 0.0,
@@ -165,7 +166,7 @@ def _prices(backend: Union[LocalBackend, CloudBackend]) -> "dict[str, float]":
     }
 
 
-def _router_settings(chains: "list[Chain]") -> "dict[str, Any]":
+def _router_settings(chains: list[Chain]) -> dict[str, Any]:
     return {
         "routing_strategy": "simple-shuffle",
         "num_retries": 0,
@@ -179,8 +180,8 @@ def _router_settings(chains: "list[Chain]") -> "dict[str, Any]":
     }
 
 
-def _litellm_settings(plane: Plane) -> "dict[str, Any]":
-    settings: "dict[str, Any]" = {
+def _litellm_settings(plane: Plane) -> dict[str, Any]:
+    settings: dict[str, Any] = {
         "num_retries": 0,
         "telemetry": False,
         "drop_params": True,
@@ -194,7 +195,7 @@ def _litellm_settings(plane: Plane) -> "dict[str, Any]":
     return settings
 
 
-def _general_settings() -> "dict[str, Any]":
+def _general_settings() -> dict[str, Any]:
     return {
         "master_key": f"os.environ/{MASTER_KEY_ENV}",
         "custom_auth": AUTH_HOOK,
@@ -209,12 +210,12 @@ def _general_settings() -> "dict[str, Any]":
     }
 
 
-def _cloud_links(chains: "list[Chain]") -> "list[tuple[Chain, Link, CloudBackend]]":
+def _cloud_links(chains: list[Chain]) -> list[tuple[Chain, Link, CloudBackend]]:
     links = [(chain, link) for chain in chains for link in chain.links]
     return [(chain, link, link.backend) for chain, link in links if isinstance(link.backend, CloudBackend)]
 
 
-def _budgets(policy: Policy, chains: "list[Chain]") -> "dict[str, dict[str, Any]]":
+def _budgets(policy: Policy, chains: list[Chain]) -> dict[str, dict[str, Any]]:
     used = {backend.provider for _, _, backend in _cloud_links(chains)}
     return {
         provider: {"usd": float(budget.usd), "period": budget.period}
@@ -223,7 +224,7 @@ def _budgets(policy: Policy, chains: "list[Chain]") -> "dict[str, dict[str, Any]
     }
 
 
-def _check_prices(policy: Policy, chains: "list[Chain]") -> None:
+def _check_prices(policy: Policy, chains: list[Chain]) -> None:
     """A budget can only be kept where the price is known."""
     for chain, link, backend in _cloud_links(chains):
         if backend.provider in policy.budgets and backend.price is None:

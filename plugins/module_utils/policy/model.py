@@ -33,7 +33,7 @@ Provider = Literal["nvidia_nim", "groq", "openrouter", "deepseek"]
 TierId = Literal["T1", "T2", "T3", "T4"]
 
 
-class Plane(str, Enum):
+class Plane(str, Enum):  # noqa: UP042 - f-strings must not depend on which of the two it is
     """Where a profile lives: ``sovereign`` has no way out, ``hybrid`` reaches what the policy names."""
 
     SOVEREIGN = "sovereign"

@@ -7,6 +7,7 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 # Seconds for one token. A cold model on a slow disk needs some; a hung engine must not hold the play for long.
 TIMEOUT = 60
@@ -14,10 +15,10 @@ TIMEOUT = 60
 
 def main(url: str, model: str, key_file: str) -> int:
     """Sends the request; the key is read here, so that it is in no process list."""
-    with open(key_file, encoding="ascii") as stream:
+    with Path(key_file).open(encoding="ascii") as stream:
         key = stream.readline().strip()
     body = {"model": model, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310 - an engine's address, written by the role
         url,
         data=json.dumps(body).encode(),
         headers={"Content-Type": "application/json", "Authorization": f"Bearer {key}"},

@@ -15,7 +15,8 @@ TIMEOUT = 60
 def main(url: str, model: str) -> int:
     """Sends the request and judges the answer."""
     body = {"model": model, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
-    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - written by the role
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=TIMEOUT) as response:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from labkit import depot, gate, host, say, scenario  # noqa: E402 - after the path that leads to it
+from labkit import depot, gate, host, say, scenario
 
 DEB822 = "Types: deb\nURIs: http://archive.example/debian\nSuites: bookworm\n"
 ONE_LINE = "# deb http://old.example/debian bookworm main\ndeb [arch=amd64] https://mirror.example/ubuntu/ noble main\n"
@@ -65,7 +65,7 @@ def test_another_system_is_refused(tmp_path: Path) -> None:
 def test_a_network_in_use_is_refused(taken: str, refused: bool) -> None:
     networks = [ipaddress.ip_network(taken)]
     if refused:
-        with pytest.raises(say.Failed, match="molecule/lab/vars.yml"):
+        with pytest.raises(say.Failed, match=r"molecule/lab/vars\.yml"):
             host.refuse_overlap({"internet v4": "203.0.113.0/24"}, networks)
     else:
         host.refuse_overlap({"internet v4": "203.0.113.0/24"}, networks)

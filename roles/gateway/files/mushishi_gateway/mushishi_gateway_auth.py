@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 from litellm.proxy.common_utils.http_parsing_utils import _read_request_body
-
 from mushishi_gateway_rules import (
     Refusal,
     allowed_groups,

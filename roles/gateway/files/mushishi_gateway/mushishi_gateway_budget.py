@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 from litellm.exceptions import RateLimitError
 from litellm.integrations.custom_logger import CustomLogger
-
 from mushishi_gateway_ledger import Budget, BudgetSpent, Ledger, Price, prompt_bound
 
 #: Parts of a request that reach the model as tokens, beside the messages.

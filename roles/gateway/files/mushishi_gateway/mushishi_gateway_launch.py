@@ -144,7 +144,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:  # noqa: RET503 - execve does not come back
     """Become LiteLLM. Returns when something is missing, and after ``--check``."""
     given = arguments(argv)
     try:

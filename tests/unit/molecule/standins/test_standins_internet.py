@@ -133,7 +133,7 @@ def test_refuse_is_a_real_refusal_of_one_provider_and_heals(net: Net) -> None:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(net.address("groq"), 2.0)
         idle.settimeout(3.0)
-        with pytest.raises((ConnectionResetError, ssl.SSLError)):
+        with pytest.raises((ConnectionResetError, ssl.SSLError)):  # noqa: PT012 - either call may be the one
             idle.sendall(b"x")
             assert idle.recv(1), "an open connection must be reset, not closed in peace"
     assert net.chat("openrouter").status == 200
@@ -143,7 +143,7 @@ def test_refuse_is_a_real_refusal_of_one_provider_and_heals(net: Net) -> None:
 
 def test_reset_comes_before_tls(net: Net) -> None:
     net.running.set_mode("deepseek", "reset")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe, whichever side is faster
         net.chat("deepseek")
 
 
@@ -154,7 +154,7 @@ def test_hang_takes_the_request_and_says_nothing_until_the_mode_changes(
     ended: list[float] = []
 
     def call() -> None:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError):  # noqa: PT011 - a time-out or a reset
             net.chat("nvidia_nim", MARKER)
         ended.append(time.monotonic())
 

@@ -102,15 +102,19 @@ def test_every_filter_works_in_a_play(tmp_path: Path) -> None:
     ("expression", "overrides", "fragments"),
     [
         (
-            "sovereign_policy"
-            " | combine({'profiles': {'private': {'tier': 'T1', 'chain': ['cpu', 'groq']}}}, recursive=true)"
-            " | mushishi.sovereign.policy_check",
+            (
+                "sovereign_policy"
+                " | combine({'profiles': {'private': {'tier': 'T1', 'chain': ['cpu', 'groq']}}}, recursive=true)"
+                " | mushishi.sovereign.policy_check"
+            ),
             {},
             ["sovereign_policy.profiles.private.chain[1] = 'groq'", "private → cpu → groq", "move the profile to T2"],
         ),
         (
-            "sovereign_policy | combine({'profiles': {'private': {'tier': 'T7'}}}, recursive=true)"
-            " | mushishi.sovereign.litellm_config('sovereign')",
+            (
+                "sovereign_policy | combine({'profiles': {'private': {'tier': 'T7'}}}, recursive=true)"
+                " | mushishi.sovereign.litellm_config('sovereign')"
+            ),
             {},
             ["sovereign_policy.profiles.private.tier = 'T7'", "'T1', 'T2', 'T3' or 'T4'"],
         ),

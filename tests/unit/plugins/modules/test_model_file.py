@@ -72,7 +72,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body = body[: server.break_after.pop(0)]
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is http.server's
         """Quiet."""
 
 
@@ -174,7 +174,7 @@ def test_a_part_of_another_source_is_not_gone_on_with(params: dict[str, Any], se
 def test_what_arrives_but_was_not_meant_is_not_kept(params: dict[str, Any], server: Server) -> None:
     params["url"] = server.url
     server.content = CONTENT[:-1] + b"!"
-    with pytest.raises(SovereignError, match="sha256 .* expected"):
+    with pytest.raises(SovereignError, match=r"sha256 .* expected"):
         module.ensure(params, check_mode=False)
     assert os.listdir(os.path.dirname(params["path"])) == []
 
@@ -182,7 +182,7 @@ def test_what_arrives_but_was_not_meant_is_not_kept(params: dict[str, Any], serv
 def test_a_longer_file_than_meant_is_cut_off(params: dict[str, Any], server: Server) -> None:
     params["url"] = server.url
     server.content = CONTENT * 20
-    with pytest.raises(SovereignError, match="gave .* bytes, expected"):
+    with pytest.raises(SovereignError, match=r"gave .* bytes, expected"):
         module.ensure(params, check_mode=False)
     assert os.listdir(os.path.dirname(params["path"])) == []
 

@@ -367,7 +367,7 @@ def test_the_target_and_the_compiler_agree(checkout: Path) -> None:
     names = sorted(policy.backends)
     for count in range(len(names) + 1):
         for available in itertools.combinations(names, count):
-            for row, profile in zip(compiled.route_matrix(policy, available), profiles):
+            for row, profile in zip(compiled.route_matrix(policy, available), profiles, strict=True):
                 expectation = _routes.expect(profile, available)
                 said = row["expect"]
                 if "backend" in said:

@@ -9,6 +9,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[3] / "roles" / "admission" / "files"), str(HERE)]
 
-from admission_standin import live, run_server, service  # noqa: E402  # found only after the line above
+from admission_standin import live, run_server, service
 
 __all__ = ["live", "run_server", "service"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ CODER = {"name": "coder", "port": 8002, "alias": "coder-cpu", "model": {"path": 
 
 def test_the_default_instance() -> None:
     words = command(unit())
-    pairs = dict(zip(words, words[1:], strict=False))
+    pairs = dict(itertools.pairwise(words))
     assert pairs["--model"] == "/data/ai/02-models/nemotron-cpu/nemotron-cpu.gguf"
     assert pairs["--alias"] == "nemotron-cpu"
     assert (pairs["--host"], pairs["--port"]) == ("10.88.0.2", "8001")

@@ -43,7 +43,7 @@ def engine(mode: str, **overrides: Any) -> dict[str, Any]:
 
 def flags(mode: str, **overrides: Any) -> dict[str, str]:
     words = [str(word) for word in engine(mode, **overrides)["command"]]
-    return dict((word.split("=", 1) + [""])[:2] for word in words if word.startswith("--"))
+    return dict([*word.split("=", 1), ""][:2] for word in words if word.startswith("--"))
 
 
 @pytest.mark.parametrize(
