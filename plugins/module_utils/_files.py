@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: MIT
 # Private to this collection: may change in any release.
-"""Small secret-bearing files: look at them, write them whole or not at all, and keep mode and owner right."""
+"""Small files, most of them secret: look at them, write them whole or not at all, and keep mode and owner right."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
 import pwd
+import re
 import secrets
 import stat
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._diff import Differences
@@ -59,6 +62,21 @@ def parse_mode(text: str, thing: str) -> int:
     return mode
 
 
+def parse_public_mode(text: str, thing: str) -> int:
+    """Turns ``"0644"`` into 0o644, for files and folders that hold no secret.
+
+    Raises:
+        SovereignError: not octal, or a mode that lets everybody write what is not a folder with a sticky bit.
+    """
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        raise SovereignError(thing, f"mode {text!r} is not an octal number", 'Write it as in "0644".') from None
+    if mode & ~0o7777 or (mode & 0o002 and not mode & 0o1000):
+        raise SovereignError(thing, f"mode {text!r} lets everybody write", 'Use one like "0644", "0755" or "0600".')
+    return mode
+
+
 def _uid_of(name: str) -> int | None:
     try:
         return pwd.getpwnam(name).pw_uid
@@ -87,14 +105,15 @@ def _group_name(gid: int) -> str:
         return str(gid)
 
 
-def resolve_access(thing: str, mode: str, owner: str, group: str, *, check_mode: bool) -> Access:
-    """Looks up owner and group.
+def resolve_access(thing: str, mode: str, owner: str, group: str, *, check_mode: bool, public: bool = False) -> Access:
+    """Looks up owner and group. ``public``: it holds no secret, others may read it.
 
     Raises:
-        SovereignError: the mode is unfit for a secret, or user or group does not exist. In check mode a missing
+        SovereignError: the mode is unfit (for a secret), or user or group does not exist. In check mode a missing
             name is accepted: an earlier task that check mode left out may create it.
     """
-    access = Access(parse_mode(mode, thing), owner, group, _uid_of(owner), _gid_of(group))
+    bits = parse_public_mode(mode, thing) if public else parse_mode(mode, thing)
+    access = Access(bits, owner, group, _uid_of(owner), _gid_of(group))
     if not check_mode:
         for kind, name, number in (("user", owner, access.uid), ("group", group, access.gid)):
             if number is None:
@@ -136,13 +155,17 @@ def look(path: str, thing: str) -> Found | None:
 
 def compare_access(differences: Differences, label: str, found: Found | None, access: Access) -> None:
     """Notes differences of mode, owner and group under names that begin with ``label``."""
-    if found is None:
-        return
-    differences.compare(f"{label}mode", f"{found.mode:04o}", f"{access.mode:04o}")
-    if found.uid != access.uid:
-        differences.compare(f"{label}owner", _user_name(found.uid), access.owner)
-    if found.gid != access.gid:
-        differences.compare(f"{label}group", _group_name(found.gid), access.group)
+    if found is not None:
+        compare_numbers(differences, label, found.mode, found.uid, found.gid, access)
+
+
+def compare_numbers(differences: Differences, label: str, mode: int, uid: int, gid: int, access: Access) -> None:
+    """Notes differences of ``mode`` (permission bits), ``uid`` and ``gid`` as they are on disk."""
+    differences.compare(f"{label}mode", f"{mode:04o}", f"{access.mode:04o}")
+    if uid != access.uid:
+        differences.compare(f"{label}owner", _user_name(uid), access.owner)
+    if gid != access.gid:
+        differences.compare(f"{label}group", _group_name(gid), access.group)
 
 
 def fix_access(path: str, access: Access) -> None:
@@ -165,21 +188,43 @@ def _apply(descriptor: int, access: Access) -> None:
     os.fchmod(descriptor, access.mode)
 
 
-def write_whole(path: str, content: bytes, access: Access, thing: str, *, only_new: bool = False) -> None:
+def temporary_beside(path: str) -> str:
+    """A new name in the folder of ``path``. Files with such a name that a killed run left behind are removed."""
+    folder, name = os.path.split(path)
+    left = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}")
+    try:
+        for other in os.listdir(folder):
+            if left.fullmatch(other):
+                os.unlink(os.path.join(folder, other))
+    except FileNotFoundError:
+        pass  # no folder, or another process was faster: the caller sees what that means
+    return os.path.join(folder, f".{name}.{secrets.token_hex(8)}")
+
+
+def write_whole(
+    path: str,
+    content: bytes | Iterable[bytes],
+    access: Access,
+    thing: str,
+    *,
+    only_new: bool = False,
+    check: Callable[[str], None] | None = None,
+) -> None:
     """Writes ``content`` to ``path`` so that a reader, or a power cut, sees the old file or the new one, never a part.
 
     Args:
         path: destination; its folder must exist.
-        content: the bytes of the file.
+        content: the bytes of the file, whole or in blocks.
         access: mode and owner, set before the file gets its name.
         thing: how errors name the file.
         only_new: refuse to replace a file that appeared meanwhile.
+        check: called with the path of the finished file before it gets its name; what it raises leaves the old file.
 
     Raises:
         SovereignError: the folder is missing, or (with ``only_new``) somebody else created the file.
     """
     folder = os.path.dirname(path)
-    temporary = os.path.join(folder, f".{os.path.basename(path)}.{secrets.token_hex(8)}")
+    temporary = temporary_beside(path)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
@@ -190,10 +235,13 @@ def write_whole(path: str, content: bytes, access: Access, thing: str, *, only_n
         ) from None
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            for block in (content,) if isinstance(content, bytes) else content:
+                stream.write(block)
             stream.flush()
             _apply(stream.fileno(), access)
             os.fsync(stream.fileno())
+        if check is not None:
+            check(temporary)
         if only_new:
             os.link(temporary, path)
         else:
@@ -204,20 +252,19 @@ def write_whole(path: str, content: bytes, access: Access, thing: str, *, only_n
         ) from None
     finally:
         # Still there after link(), and after every error.
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        except FileNotFoundError:
-            pass
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def remove(path: str) -> None:
     """Removes the file at ``path`` and makes that last."""
     os.unlink(path)
-    _sync_folder(os.path.dirname(path))
+    sync_folder(os.path.dirname(path))
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
+    """Makes what was created, renamed or removed in ``folder`` last through a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
