@@ -34,6 +34,8 @@ FAULTS: dict[str, float | None] = {
     "ok": None,
     "hang": None,
     "500": None,
+    "404": None,
+    "drop": None,
     "cut": 3.0,
     "unhealthy": None,
     "slow-first-token": 60.0,
@@ -460,6 +462,12 @@ class Engine:
                     pass
                 connection.reset()
                 return False
+            if fault.kind == "drop":
+                return False
+            if fault.kind == "404":
+                reason = "error"
+                message = f"The model `{body.get('model')}` does not exist."
+                return self._fail(connection, 404, "NotFoundError", message, "model")
             if fault.kind in ("500", "unhealthy"):
                 reason = "error"
                 message = "EngineCore encountered an issue. See stack trace (above) for the root cause."

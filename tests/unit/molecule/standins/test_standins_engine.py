@@ -242,6 +242,18 @@ def test_cut_slow_and_refuse(ask: Ask, running: engine.Engine) -> None:
     assert ask("GET", "/health").status == 200
 
 
+def test_404_and_drop(ask: Ask, running: engine.Engine) -> None:
+    running.set_fault("404")
+    missing = ask("POST", "/v1/chat/completions", _chat())
+    assert (missing.status, missing.json()["error"]["type"]) == (404, "NotFoundError")
+    running.set_fault("drop")
+    with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+        ask("POST", "/v1/chat/completions", _chat())
+    assert ask("GET", "/health").status == 200
+    running.set_fault("ok")
+    assert ask("POST", "/v1/chat/completions", _chat()).status == 200
+
+
 def test_speed_is_shown_and_set(ask: Ask, running: engine.Engine) -> None:
     speed = running.verbs()["speed"]
     assert speed({}) == {"first_ms": 0.0, "token_ms": 0.0}
