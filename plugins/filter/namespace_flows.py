@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: namespace_flows
 short_description: Compile the policy into the flows allowed inside the sovereign namespace
 version_added: 0.1.0
-author: mushishi.sovereign contributors
+author: mushishi.sovereign contributors (!UNKNOWN)
 description:
   - Lists which service inside the sovereign namespace may open which address and port.
   - The guard turns each entry into one accept rule and rejects everything else.

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: overlapping
 short_description: Keep the networks that overlap one network
 version_added: 0.1.0
-author: mushishi.sovereign contributors
+author: mushishi.sovereign contributors (!UNKNOWN)
 description:
   - Keeps those entries of a list of IPv4 or IPv6 networks that share at least one address with a given network.
   - The word C(default), which a routing table uses for every address, overlaps nothing here.

@@ -91,8 +91,8 @@ def unit_of_cgroup(text: str) -> str:
     Both forms are read: the one line of cgroup v2 and the ``name=systemd`` line of v1.
     """
     for line in text.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
+        number, _unused, rest = line.partition(":")
+        controllers, _unused, path = rest.partition(":")
         if (number == "0" and not controllers) or controllers == "name=systemd":
             units = [part for part in path.split("/") if re.search(r"\.(service|scope|socket)$", part)]
             if units:
@@ -201,24 +201,26 @@ def find_space(path: str) -> Space:
     return Space(existing, os.stat(existing).st_dev, status.f_bavail * status.f_frsize)
 
 
-def judge_disk(wanted: Sequence[tuple[str, int, Space]]) -> list[str]:
+def judge_disk(wanted: Sequence[tuple[str, int, Space]], reserve_mib: int = 0) -> list[str]:
     """Messages about file systems that are too full. Needs on one file system add up.
 
     Args:
-        wanted: path, MiB needed there, and where it would land.
+        wanted: what is to be put where, in words that end with the path; MiB needed there; and where it would land.
+        reserve_mib: what must stay free on each of these file systems.
     """
     by_device: dict[int, list[tuple[str, int, Space]]] = {}
     for item in wanted:
         by_device.setdefault(item[2].device, []).append(item)
     problems = []
     for items in by_device.values():
-        needed = sum(mib for _path, mib, _space in items)
+        needed = sum(mib for _path, mib, _space in items) + reserve_mib
         free = items[0][2].free // _MIB
         if free < needed:
             paths = ", ".join(f"{path} ({mib} MiB)" for path, mib, _space in items)
             problems.append(
                 f"disk: the file system of {items[0][2].existing} has {free} MiB free, {needed} MiB are needed for "
-                f"{paths}. Free some space, or put it on another disk."
+                f"{paths}{f', with {reserve_mib} MiB left over' if reserve_mib else ''}. Free at least "
+                f"{needed - free} MiB there, or put it on another disk."
             )
     return problems
 

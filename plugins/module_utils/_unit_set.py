@@ -192,7 +192,7 @@ def parse_show(text: str) -> list[dict[str, str]]:
 
 def drop_in_folders(name: str) -> list[str]:
     """Folders of the administrator's drop-ins for a unit; ``a-b.service`` reads those in ``a-.service.d``, too."""
-    stem, _, suffix = name.rpartition(".")
+    stem, _unused, suffix = name.rpartition(".")
     parts = stem.split("-")
     prefixes = ["-".join(parts[:count]) + "-" for count in range(1, len(parts))]
     return [f"{_UNIT_FOLDER}/{prefix}.{suffix}.d" for prefix in prefixes] + [f"{_UNIT_FOLDER}/{name}.d"]

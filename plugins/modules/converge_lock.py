@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: MIT
+# MIT is compatible with the GNU General Public License v3.0 of ansible-core, which loads this.
 """Ansible module: one run at a time changes a machine."""
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ description:
   - The lock lies in C(/run), so a reboot of the target frees it.
   - Never reports a change. The lock is not a part of what is built, and is gone when the run has ended.
 version_added: 0.2.0
-author: mushishi.sovereign contributors
+author: mushishi.sovereign contributors (!UNKNOWN)
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:

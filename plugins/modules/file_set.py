@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: MIT
+# MIT is compatible with the GNU General Public License v3.0 of ansible-core, which loads this.
 """Ansible module: many files, folders and links in one step."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ description:
   - When one entry is refused, those before it are in place and those after it are untouched. The next run goes on.
   - One run on the target does what would otherwise be one run for each file.
 version_added: 0.2.0
-author: mushishi.sovereign contributors
+author: mushishi.sovereign contributors (!UNKNOWN)
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:

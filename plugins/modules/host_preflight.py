@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: MIT
+# MIT is compatible with the GNU General Public License v3.0 of ansible-core, which loads this.
 """Ansible module: refuse a machine that cannot work, before anything is changed."""
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ description:
   - Looks at the machine and reports all that is wrong at once, each with the object, what was seen, and what to do.
   - Reads only.
 version_added: 0.1.0
-author: mushishi.sovereign contributors
+author: mushishi.sovereign contributors (!UNKNOWN)
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:
@@ -72,12 +73,21 @@ options:
         type: path
         required: true
       free_mib:
-        description: How much space in MiB.
+        description: How much space in MiB. V(0) asks for nothing.
         type: int
         required: true
       unless:
         description: A path whose existence means that the space is taken already.
         type: path
+      name:
+        description: What it is, for the message.
+        type: str
+        default: ""
+  disk_reserve_mib:
+    description:
+      - MiB that must stay free on each file system on which O(disk) puts something.
+    type: int
+    default: 0
   files:
     description:
       - Files that, when they are there, must have this content. A missing file is no problem.
@@ -185,11 +195,15 @@ def find_problems(params: dict[str, Any], root: str, kernel: str) -> list[str]:
     if params["memory_mib"]:
         problems += _host.judge_memory(params["memory_mib"], _host.read_memory(root))
     needs = [
-        (entry["path"], entry["free_mib"], _host.find_space(root + entry["path"]))
+        (
+            f"{entry['name']} in {entry['path']}" if entry["name"] else entry["path"],
+            entry["free_mib"],
+            _host.find_space(root + entry["path"]),
+        )
         for entry in params["disk"]
-        if not (entry["unless"] and os.path.lexists(root + entry["unless"]))
+        if entry["free_mib"] and not (entry["unless"] and os.path.lexists(root + entry["unless"]))
     ]
-    problems += _host.judge_disk(needs)
+    problems += _host.judge_disk(needs, params["disk_reserve_mib"])
     for entry in params["files"]:
         problems += _host.judge_file(entry["path"], entry["sha256"], _host.hash_file(root + entry["path"]))
     ports = checked_ports(params["ports"])
@@ -224,8 +238,10 @@ def main() -> None:
                     "path": {"type": "path", "required": True},
                     "free_mib": {"type": "int", "required": True},
                     "unless": {"type": "path"},
+                    "name": {"type": "str", "default": ""},
                 },
             },
+            "disk_reserve_mib": {"type": "int", "default": 0},
             "files": {
                 "type": "list",
                 "elements": "dict",

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: MIT
+# MIT is compatible with the GNU General Public License v3.0 of ansible-core, which loads this.
 """Ansible module: a large model file, verified by hash once and fetched with resume when it is missing."""
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ description:
   - In check mode nothing is changed, but the same refusals are made, so that a task with C(check_mode=true) is a
     preflight.
 version_added: 0.1.0
-author:
-  - mushishi (@mushishi)
+author: mushishi.sovereign contributors (!UNKNOWN)
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: MIT
+# MIT is compatible with the GNU General Public License v3.0 of ansible-core, which loads this.
 """Ansible module: one key per profile, and the index of their hashes."""
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ description:
   - To replace a key, remove or rewrite its file and run again.
   - No key is in a return value, a diff or a log.
 version_added: 0.1.0
-author: mushishi.sovereign contributors
+author: mushishi.sovereign contributors (!UNKNOWN)
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: MIT
+# MIT is compatible with the GNU General Public License v3.0 of ansible-core, which loads this.
 """Ansible module: send a real request for each profile and compare who answered with who must."""
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ description:
     answer wrong. A backend may come or go between two looks.
   - Prompts are fixed texts. No content of an answer is returned.
 version_added: 0.1.0
-author: mushishi.sovereign contributors
+author: mushishi.sovereign contributors (!UNKNOWN)
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:
@@ -130,7 +131,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rows:
-  description: One entry per profile. RV(rows[].ok) is null when nothing was sent.
+  description: One entry per profile. Its C(ok) is null when nothing was sent.
   returned: always
   type: list
   elements: dict

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: MIT
+# MIT is compatible with the GNU General Public License v3.0 of ansible-core, which loads this.
 """Ansible module: a file that holds one secret."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ description:
   - The file is written whole or not at all, and has its final mode and owner before it gets its name.
   - The secret is in no return value, no diff and no log.
 version_added: 0.1.0
-author: mushishi.sovereign contributors
+author: mushishi.sovereign contributors (!UNKNOWN)
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: MIT
+# MIT is compatible with the GNU General Public License v3.0 of ansible-core, which loads this.
 """Ansible module: many systemd units in one step, each running with the files that are there."""
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ description:
     one command.
   - A unit that cannot be started, or does not stay up, is an error with its result and its last 20 journal lines.
 version_added: 0.2.0
-author: mushishi.sovereign contributors
+author: mushishi.sovereign contributors (!UNKNOWN)
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:

@@ -26,8 +26,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-import yaml
-
+from ._yaml import SafeLoader, yaml
 from .errors import ProofError, arrow
 
 #: Keys whose value sends a failed request to other groups.
@@ -88,7 +87,7 @@ def read_document(text: str) -> dict[str, Any]:
         raise ProofError("document", f"is no plain YAML ({exc})") from exc
     if not isinstance(document, dict):
         raise ProofError("document", "is not one mapping")
-    for path, _ in scalars(document):
+    for path, _unused in scalars(document):
         if not isinstance(path, str):
             raise ProofError("document", "has a key that is no text")
     return document
@@ -254,7 +253,7 @@ def _refuse_indirection(text: str) -> None:
             raise ProofError("document", "uses a YAML merge key")
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(SafeLoader):
     """A safe loader that refuses a key written twice (the last one would win) and keys that are no text."""
 
 
@@ -270,4 +269,4 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[str, Any]:
     return result
 
 
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)

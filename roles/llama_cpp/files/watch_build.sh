@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# shellcheck shell=sh
 # usage: sh -s UNIT LOG
 # Waits 15 seconds, or until the unit ends, and prints the last step of the log.
 unit=$1 log=$2 waited=0

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# shellcheck shell=sh
 # usage: sh -s STATUS_FILE
 # Waits 15 seconds, or until the transfer ends, and prints the status file.
 status=$1 waited=0

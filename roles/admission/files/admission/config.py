@@ -153,7 +153,7 @@ def load_keys(directory: Path, profiles: frozenset[str]) -> KeyRing:
         if not isinstance(profile, str) or profile not in profiles:
             raise ConfigError(f"{path}: names a profile that the rules do not have; run the role again")
         entries.append((bytes.fromhex(digest), profile))
-    missing = sorted(profiles - {profile for _, profile in entries})
+    missing = sorted(profiles - {profile for _unused, profile in entries})
     if missing:
         raise ConfigError(f"{path}: no key for {', '.join(missing)}; run the role again")
     return KeyRing(tuple(entries))

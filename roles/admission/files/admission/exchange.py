@@ -25,7 +25,7 @@ def check_body_headers(headers: Headers, max_bytes: int) -> None:
     types = [value for name, value in headers if name == b"content-type"]
     if len(types) != 1 or types[0].replace(b" ", b"").replace(b'"', b"").lower() not in _CONTENT_TYPES:
         raise Refusal(415, "unsupported_media_type", "The content-type must be application/json (UTF-8)", reason="type")
-    if any(name == b"content-encoding" for name, _ in headers):
+    if any(name == b"content-encoding" for name, _unused in headers):
         raise Refusal(415, "unsupported_media_type", "The body must not have a content-encoding", reason="encoding")
     for name, value in headers:
         if name == b"content-length" and (not value.isdigit() or len(value) > 18 or int(value) > max_bytes):

@@ -17,7 +17,7 @@ class StrictJSONError(ValueError):
     """The bytes are not the one kind of JSON that is accepted; the text says why and holds none of the content."""
 
 
-def _no_constant(_: str) -> NoReturn:
+def _no_constant(_unused: str) -> NoReturn:
     raise StrictJSONError("holds NaN or Infinity, which is not JSON")
 
 

@@ -66,7 +66,7 @@ class Gate:
             return
         completion = check_route(method, path, scope.get("query_string", b"").decode("latin-1"))
         key = bearer(scope["headers"])
-        _, profile = self._clients.profile_of(key)
+        _unused, profile = self._clients.profile_of(key)
         body = await read_body(receive) if completion else b""
         if completion:
             request = parse(body)
@@ -95,7 +95,7 @@ class Replay:
 def bearer(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The key of the one Authorization header, or nothing."""
     values = [value.decode("latin-1") for name, value in headers if name.lower() == b"authorization"]
-    kind, _, key = (values[0] if len(values) == 1 else "").partition(" ")
+    kind, _unused, key = (values[0] if len(values) == 1 else "").partition(" ")
     return key.strip() if kind.lower() == "bearer" else ""
 
 
