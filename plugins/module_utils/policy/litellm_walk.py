@@ -82,7 +82,7 @@ def read_document(text: str) -> dict[str, Any]:
     """Parse strictly: one mapping, no key twice, no anchors, merges or tags. Raises :class:`.errors.ProofError`."""
     try:
         _refuse_indirection(text)
-        document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - it is a SafeLoader
+        document = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
     except yaml.YAMLError as exc:
         raise ProofError("document", f"is no plain YAML ({exc})") from exc
     if not isinstance(document, dict):
