@@ -29,8 +29,27 @@ FILE_TYPE_MOSTLY_F16 = 1
 # Token types (llama.cpp: enum llama_token_type).
 NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6
 
-LAYERS, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS = 2, 128, 256, 4, 2
-HEAD_SIZE = EMBEDDING // HEADS
+
+@dataclass(frozen=True)
+class Shape:
+    """The dimensions of a model."""
+
+    layers: int
+    embedding: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+
+    @property
+    def head_size(self) -> int:
+        """Features of one head."""
+        return self.embedding // self.heads
+
+
+TINY = Shape(layers=2, embedding=128, feed_forward=256, heads=4, kv_heads=2)
+LAYERS, EMBEDDING, FEED_FORWARD = TINY.layers, TINY.embedding, TINY.feed_forward
+HEADS, KV_HEADS = TINY.heads, TINY.kv_heads
+HEAD_SIZE = TINY.head_size
 SPACE = "\u2581"
 COMMON_WORDS = (
     "a the of and to in is it for on with as at by from this that you are was be or not can will more one two hello"
@@ -102,8 +121,8 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def metadata(name: str, context_length: int, tokens: Sequence[Token]) -> list[bytes]:
-    """The key-value section, one item per key."""
+def metadata(name: str, context_length: int, tokens: Sequence[Token], shape: Shape = TINY) -> list[bytes]:
+    """The key-value section of a model of that shape, one item per key."""
 
     def entry(key: str, kind: int, value: bytes) -> bytes:
         return _string(key) + struct.pack("<I", kind) + value
@@ -134,13 +153,13 @@ def metadata(name: str, context_length: int, tokens: Sequence[Token]) -> list[by
         u32("general.alignment", ALIGNMENT),
         u32("llama.vocab_size", len(tokens)),
         u32("llama.context_length", context_length),
-        u32("llama.embedding_length", EMBEDDING),
-        u32("llama.block_count", LAYERS),
-        u32("llama.feed_forward_length", FEED_FORWARD),
-        u32("llama.attention.head_count", HEADS),
-        u32("llama.attention.head_count_kv", KV_HEADS),
+        u32("llama.embedding_length", shape.embedding),
+        u32("llama.block_count", shape.layers),
+        u32("llama.feed_forward_length", shape.feed_forward),
+        u32("llama.attention.head_count", shape.heads),
+        u32("llama.attention.head_count_kv", shape.kv_heads),
         f32("llama.attention.layer_norm_rms_epsilon", 1e-5),
-        u32("llama.rope.dimension_count", HEAD_SIZE),
+        u32("llama.rope.dimension_count", shape.head_size),
         f32("llama.rope.freq_base", 10000.0),
         text("tokenizer.ggml.model", "llama"),
         text("tokenizer.ggml.pre", "default"),
