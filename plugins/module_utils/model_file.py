@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -40,16 +41,18 @@ class Response(Protocol):
 
 @dataclass(frozen=True)
 class Transfer:
-    """An opened source: where it really begins, and how many bytes the whole file has (None when not told)."""
+    """An opened source: where it really begins, how many bytes the whole file has (None when not told), and what tells
+    this content of the source from another (empty when nothing does)."""
 
     response: Response
     offset: int
     total: int | None
+    validator: str = ""
 
 
-# Opens a source at a byte offset. Raises OSError when that fails; ``offset`` of the result may be 0 when the source
-# cannot resume.
-Opener = Callable[[int], Transfer]
+# Opens a source at a byte offset, on condition that it is still the one with this validator (empty: no condition).
+# Raises OSError when that fails; ``offset`` of the result is 0 when the source cannot resume, or is another one.
+Opener = Callable[[int, str], Transfer]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,10 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done. ``verified`` is V(remembered), V(now), V(not asked) or V(to be fetched)."""
+    """What is to be done. ``verified`` is V(remembered), V(now), V(not asked) or V(to be fetched).
+
+    ``resume_from``: bytes of an earlier transfer that are kept.
+    """
 
     exists: bool
     size_bytes: int | None
@@ -186,9 +192,13 @@ def progress_line(done: int, total: int | None, rate: float) -> str:
 
 
 class Status:
-    """The status file: one JSON object, replaced whole, so that a reader never sees half of it."""
+    """The status file: one JSON object, replaced whole, so that a reader never sees half of it.
+
+    ``notes``: what a person should read afterwards, one sentence each.
+    """
 
     def __init__(self, path: str | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.notes: list[str] = []
         self._path = path
         self._clock = clock
         self._started = clock()
@@ -285,30 +295,84 @@ def make_plan(wanted: Wanted, status: Status) -> Plan:
 def fetch(wanted: Wanted, open_at: Opener, status: Status, pause: Callable[[float], None] = time.sleep) -> int:
     """Brings the file to ``<path>.part``, verifies it, and gives it its name. Returns the bytes that were transferred.
 
-    A broken transfer is resumed where it ended, in this run and in the next one.
+    A broken transfer is resumed where it ended, in this run and in the next one. When what was put together from two
+    transfers is not what was meant, the source may have changed between them: everything is fetched anew, once.
 
     Raises:
         SovereignError: the source cannot be read, or what it gives is not what was meant.
     """
-    thing = f"model file {wanted.path}"
-    part = wanted.path + ".part"
     os.makedirs(os.path.dirname(wanted.path), mode=0o755, exist_ok=True)
-    if _partial_size(wanted) == 0:
+    with _alone(wanted, status):
+        if os.path.exists(wanted.path):
+            return _taken_from_another_run(wanted, status)
+        transferred = 0
+        while True:
+            resumed = _partial_size(wanted)
+            transferred += _complete(wanted, open_at, status, pause)
+            problem = _wrong(wanted, status)
+            if problem is None:
+                break
+            _forget_partial(wanted)
+            if not resumed:
+                raise problem
+            _note(
+                status,
+                wanted,
+                f"what was put together from an earlier transfer ({human(resumed)}) and this one is not the file that"
+                " was meant; it is fetched anew from the beginning.",
+            )
+        part = wanted.path + ".part"
+        # Before it gets its name: a run that is killed in between leaves nothing that looks finished and is not.
+        os.chmod(part, 0o644)
+        os.rename(part, wanted.path)
         _forget_partial(wanted)
-        _write_json(part + ".json", {"source": wanted.source, "sha256": wanted.sha256})
+        return transferred
+
+
+@contextlib.contextmanager
+def _alone(wanted: Wanted, status: Status) -> Iterator[None]:
+    """One transfer of a file at a time: what a killed run left running is waited for. The kernel frees this lock."""
+    os.makedirs(wanted.record_dir, mode=0o700, exist_ok=True)
+    path = record_path(wanted.record_dir, wanted.path).removesuffix(".json") + ".lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            size = _partial_size(wanted)
+            status.report("waiting", size, wanted.size_bytes, "another transfer of this file runs", always=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _taken_from_another_run(wanted: Wanted, status: Status) -> int:
+    """The file came while this run waited. Returns 0, the bytes that this run transferred.
+
+    Raises:
+        SovereignError: it is not the one that was meant.
+    """
+    plan = make_plan(wanted, status)
+    if not plan.exists:
+        raise SovereignError(f"model file {wanted.path}", "it came and went while this run waited", "Run again.")
+    return 0
+
+
+def _complete(wanted: Wanted, open_at: Opener, status: Status, pause: Callable[[float], None]) -> int:
+    """Fetches until the partial file is as long as its source, over as many attempts as bring something."""
     transferred = 0
     failures = 0
     while True:
         before = transferred
         try:
-            transferred += _one_attempt(wanted, open_at, status)
-            break
+            return transferred + _one_attempt(wanted, open_at, status)
         except _Broken as error:
             transferred += error.transferred
             failures = 1 if transferred > before else failures + 1
             if failures >= wanted.attempts:
                 raise SovereignError(
-                    thing,
+                    f"model file {wanted.path}",
                     f"{wanted.source} broke off {failures} times ({error}), {human(_partial_size(wanted))} are kept",
                     "Look at the network and run again: it goes on where it ended.",
                 ) from None
@@ -321,25 +385,34 @@ def fetch(wanted: Wanted, open_at: Opener, status: Status, pause: Callable[[floa
                 always=True,
             )
             pause(wait)
+
+
+def _wrong(wanted: Wanted, status: Status) -> SovereignError | None:
+    """What is wrong with the partial file, now that it is complete; None when it is what was meant."""
+    part = wanted.path + ".part"
     size = os.stat(part).st_size
     if wanted.size_bytes is not None and size != wanted.size_bytes:
-        _forget_partial(wanted)
-        raise SovereignError(
-            thing,
+        return SovereignError(
+            f"model file {wanted.path}",
             f"{wanted.source} gave {size} bytes, expected {wanted.size_bytes}",
             "Correct size_bytes and sha256, or the source. Nothing was kept.",
         )
     found = sha256_of(part, status)
     if found != wanted.sha256:
-        _forget_partial(wanted)
-        raise SovereignError(
-            thing,
+        return SovereignError(
+            f"model file {wanted.path}",
             f"what {wanted.source} gave has the sha256 {found}, expected {wanted.sha256}",
             "Correct the sha256, or the source. Nothing was kept.",
         )
-    os.rename(part, wanted.path)
-    os.unlink(part + ".json")
-    return transferred
+    return None
+
+
+def _note(status: Status, wanted: Wanted, sentence: str) -> None:
+    """Keeps a sentence for the result, and shows it while the work goes on."""
+    text = f"model file {wanted.path}: {sentence}"
+    if text not in status.notes:
+        status.notes.append(text)
+    status.report("fetching", _partial_size(wanted), wanted.size_bytes, sentence, always=True)
 
 
 class _Broken(Exception):
@@ -356,15 +429,22 @@ def _one_attempt(wanted: Wanted, open_at: Opener, status: Status) -> int:
     if wanted.size_bytes is not None and done >= wanted.size_bytes:
         return 0
     try:
-        transfer = open_at(done)
+        transfer = open_at(done, _validator(wanted) if done else "")
     except OSError as error:
         raise _Broken(str(error), 0) from error
     arrived = 0
     try:
+        if transfer.offset != done:
+            _note(
+                status,
+                wanted,
+                f"{wanted.source} has changed or cannot go on in the middle; {human(done)} of an earlier transfer are"
+                " given up, it begins anew.",
+            )
+            done = transfer.offset
+        if done == 0:
+            _begin_partial(wanted, transfer.validator)
         with open(wanted.path + ".part", "ab") as stream:
-            if transfer.offset != done:
-                stream.truncate(0)
-                done = 0
             total = transfer.total if transfer.total is not None else wanted.size_bytes
             status.report("fetching", done, total, always=True)
             for chunk in read_chunks(transfer.response):
@@ -383,6 +463,15 @@ def _one_attempt(wanted: Wanted, open_at: Opener, status: Status) -> int:
     if total is not None and done < total:
         raise _Broken(f"the source ended after {human(done)} of {human(total)}", arrived)
     return arrived
+
+
+def _begin_partial(wanted: Wanted, validator: str) -> None:
+    """An empty partial file, and beside it what it is a part of. The old part goes first, so that the two never mix."""
+    _forget_partial(wanted)
+    record = {"source": wanted.source, "sha256": wanted.sha256, "validator": validator}
+    _write_json(wanted.path + ".part.json", record)
+    with open(wanted.path + ".part", "xb"):
+        pass
 
 
 def local_source(source: str) -> str | None:
@@ -415,16 +504,28 @@ def _size_to_come(wanted: Wanted) -> int | None:
     return stamp.size
 
 
+def _partial_record(wanted: Wanted) -> dict[str, Any]:
+    """What is known about the partial file; empty when it is no part of the same source and hash."""
+    try:
+        with open(wanted.path + ".part.json", encoding="utf-8") as stream:
+            record: dict[str, Any] = json.load(stream)
+        same = record.get("source") == wanted.source and record.get("sha256") == wanted.sha256
+    except (AttributeError, OSError, ValueError):
+        return {}
+    return record if same else {}
+
+
 def _partial_size(wanted: Wanted) -> int:
     """Bytes of an earlier transfer of the same source and hash that can be gone on with."""
-    part = wanted.path + ".part"
     try:
-        with open(part + ".json", encoding="utf-8") as stream:
-            if json.load(stream) != {"source": wanted.source, "sha256": wanted.sha256}:
-                return 0
-        return os.stat(part).st_size
-    except (OSError, ValueError):
+        return os.stat(wanted.path + ".part").st_size if _partial_record(wanted) else 0
+    except OSError:
         return 0
+
+
+def _validator(wanted: Wanted) -> str:
+    """What told the source's content when the partial file was begun; empty when nothing did."""
+    return str(_partial_record(wanted).get("validator") or "")
 
 
 def _forget_partial(wanted: Wanted) -> None:

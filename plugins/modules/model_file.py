@@ -12,7 +12,9 @@ description:
   - Keeps one large file. When it is there it is verified against O(sha256). When it is missing it is fetched from
     O(url) or copied from O(src), verified, and only then gets its name.
   - A verified file is remembered (size, times, inode), so that the next run reads nothing of it.
-  - A broken transfer is resumed, in the same run and in the next one.
+  - A broken transfer is resumed, in the same run and in the next one, also after the run was killed. When the source
+    has changed meanwhile, or cannot resume, it begins anew and says so.
+  - Two transfers of one file never run at the same time; the second waits and takes what the first has brought.
   - A file that is there but is not the one that was meant is never replaced; the module fails and says so.
   - In check mode nothing is changed, but the same refusals are made, so that a task with C(check_mode=true) is a
     preflight.
@@ -112,14 +114,26 @@ verified:
   returned: success
   type: str
   sample: remembered
+missing_bytes:
+  description: Bytes that were still to come before this run; 0 when the file was there, or nobody knows its size.
+  returned: success
+  type: int
+  sample: 0
 transferred_bytes:
   description: Bytes that were fetched by this run.
   returned: success
   type: int
   sample: 0
+notes:
+  description: What a person should read, one sentence each; for example that a transfer began anew. Also warnings.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 """
 
 import os
+import re
 from typing import Any
 from urllib.error import HTTPError
 
@@ -131,27 +145,33 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._files import absolute
 
 
-def open_file(path: str, offset: int) -> core.Transfer:
-    """Opens a local source at ``offset``."""
+def open_file(path: str, offset: int, validator: str) -> core.Transfer:
+    """Opens a local source at ``offset``, or at its beginning when it is not the one of before."""
     stream = open(path, "rb")  # noqa: SIM115 - the transfer closes it
+    status = os.fstat(stream.fileno())
+    now = f"{status.st_size} {status.st_mtime_ns}"
+    if validator and validator != now:
+        offset = 0
     stream.seek(offset)
-    return core.Transfer(stream, offset, os.fstat(stream.fileno()).st_size)
+    return core.Transfer(stream, offset, status.st_size, now)
 
 
-def open_web(url: str, offset: int, timeout: int) -> core.Transfer:
-    """Opens ``url`` at ``offset``; a server that cannot resume is read from its beginning.
+def open_web(url: str, offset: int, validator: str, timeout: int) -> core.Transfer:
+    """Opens ``url`` at ``offset``; a server that cannot resume, or has another file now, is read from its beginning.
 
     Raises:
         OSError: the server cannot be reached or fails; another attempt may help.
         SovereignError: the server refuses; another attempt would not help.
     """
     headers = {"Range": f"bytes={offset}-"} if offset else {}
+    if offset and validator:
+        headers["If-Range"] = validator
     try:
         response = open_url(url, headers=headers, timeout=timeout, http_agent="mushishi.sovereign", decompress=False)
     except HTTPError as error:
         if error.code == 416 and offset:
             # Nothing is left to send, or the file became shorter: begin again, the hash decides.
-            return open_web(url, 0, timeout)
+            return open_web(url, 0, "", timeout)
         if 400 <= error.code < 500 and error.code not in (408, 425, 429):
             raise SovereignError(
                 f"source {url}",
@@ -159,9 +179,18 @@ def open_web(url: str, offset: int, timeout: int) -> core.Transfer:
                 "Correct the url, or what it needs to be allowed.",
             ) from None
         raise OSError(f"HTTP {error.code} {error.reason}") from error
+    begins_at = 0
+    if response.status == 206:
+        begins_at = offset
+        said = re.match(r"bytes (\d+)-", response.headers.get("Content-Range") or "")
+        if said and int(said.group(1)) != offset:
+            response.close()
+            return open_web(url, 0, "", timeout)
     length = response.headers.get("Content-Length")
-    begins_at = offset if offset and response.status == 206 else 0
-    return core.Transfer(response, begins_at, begins_at + int(length) if length else None)
+    # A weak ETag (W/…) promises no identical bytes, so it is no condition for going on (RFC 9110, 13.1.5).
+    tag = response.headers.get("ETag") or ""
+    told = tag if tag.startswith('"') else response.headers.get("Last-Modified") or ""
+    return core.Transfer(response, begins_at, begins_at + int(length) if length else None, told)
 
 
 def opener(params: dict[str, Any]) -> core.Opener:
@@ -169,8 +198,8 @@ def opener(params: dict[str, Any]) -> core.Opener:
     source: str = params["src"] or params["url"]
     path = core.local_source(source)
     if path is not None:
-        return lambda offset: open_file(path, offset)
-    return lambda offset: open_web(source, offset, params["timeout"])
+        return lambda offset, validator: open_file(path, offset, validator)
+    return lambda offset, validator: open_web(source, offset, validator, params["timeout"])
 
 
 def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
@@ -199,7 +228,6 @@ def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
         try:
             if not plan.exists:
                 transferred = core.fetch(wanted, opener(params), status)
-                os.chmod(wanted.path, 0o644)
             stamp = core.stamp_of(wanted.path)
             if stamp is not None and plan.verified in ("now", "to be fetched"):
                 core.remember(wanted, stamp)
@@ -217,7 +245,9 @@ def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
         "exists": plan.exists,
         "size_bytes": plan.size_bytes,
         "verified": plan.verified,
+        "missing_bytes": 0 if plan.exists else max(0, (plan.size_bytes or 0) - plan.resume_from),
         "transferred_bytes": transferred,
+        "notes": status.notes,
     }
 
 
@@ -243,6 +273,8 @@ def main() -> None:
         result = ensure(module.params, check_mode=module.check_mode)
     except SovereignError as error:
         module.fail_json(msg=str(error))
+    for note in result["notes"]:
+        module.warn(note)
     module.exit_json(**result)
 
 

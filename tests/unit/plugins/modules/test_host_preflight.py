@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,8 +55,8 @@ def machine(tmp_path: Path) -> str:
 
 def options(**change: Any) -> dict[str, Any]:
     """Options of the module as Ansible would fill them in."""
-    empty: dict[str, Any] = {"ports": [], "memory_mib": 0, "disk": [], "files": [], "systems": [], "kernel": ""}
-    return {**empty, **change}
+    empty: dict[str, Any] = {"ports": [], "memory_mib": 0, "disk": [], "disk_reserve_mib": 0, "files": []}
+    return {**empty, "systems": [], "kernel": "", **change}
 
 
 def port(address: str, number: int, unit: str = "", variable: str = "") -> dict[str, Any]:
@@ -140,11 +141,42 @@ def test_disk_needs_on_one_file_system_add_up() -> None:
 
 def test_disk_looks_at_the_nearest_folder_and_leaves_out_what_is_there(machine: str) -> None:
     huge = 1 << 40
-    need = {"path": "/etc/not/there/yet", "free_mib": huge, "unless": None}
+    need = {"path": "/etc/not/there/yet", "free_mib": huge, "unless": None, "name": ""}
     (problem,) = host_preflight.find_problems(options(disk=[need]), machine, "6.1.0")
     assert f"{machine}/etc has" in problem
     present = {**need, "unless": "/etc/os-release"}
     assert host_preflight.find_problems(options(disk=[present]), machine, "6.1.0") == []
+
+
+@pytest.mark.parametrize(
+    ("free", "reserve", "problem"),
+    [
+        (500, 0, ""),
+        (499, 0, "has 499 MiB free, 500 MiB are needed for"),
+        (599, 100, "has 599 MiB free, 600 MiB are needed for"),
+        (600, 100, ""),
+    ],
+)
+def test_a_full_disk_is_named_before_it_happens(
+    machine: str, monkeypatch: pytest.MonkeyPatch, free: int, reserve: int, problem: str
+) -> None:
+    """What is there already does not count again; what comes adds up, with what must stay free."""
+    counted = SimpleNamespace(f_bavail=free * 256, f_frsize=4096)
+    monkeypatch.setattr(_host.os, "statvfs", lambda path: counted)
+    disk = [
+        {"path": "/opt/venv", "free_mib": 300, "unless": None, "name": "the environment"},
+        {"path": "/var/image", "free_mib": 200, "unless": "/var/none", "name": ""},
+        {"path": "/opt/there", "free_mib": 9999, "unless": "/etc/os-release", "name": "it"},
+        {"path": "/opt/nothing", "free_mib": 0, "unless": None, "name": "nothing"},
+    ]
+    problems = host_preflight.find_problems(options(disk=disk, disk_reserve_mib=reserve), machine, "6.1.0")
+    if not problem:
+        assert problems == []
+        return
+    assert problem in problems[0]
+    assert "the environment in /opt/venv (300 MiB), /var/image (200 MiB)" in problems[0]
+    assert f"Free at least {500 + reserve - free} MiB there" in problems[0]
+    assert "nothing" not in problems[0] and "/opt/there" not in problems[0]
 
 
 def test_files(machine: str) -> None:

@@ -6,9 +6,12 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import multiprocessing
 import os
 import re
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +38,10 @@ class Server(http.server.ThreadingHTTPServer):
         self.break_after: list[int] = []
         self.ranges = True
         self.refuse: int | None = None
+        self.tag = ""
+        self.shift = 0
+        self.stall_after = 0
+        self.stalled = threading.Event()
         self.asked: list[str | None] = []
 
     @property
@@ -51,6 +58,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         wanted = self.headers.get("Range")
         server.asked.append(wanted)
+        condition = self.headers.get("If-Range")
+        if condition and condition != server.tag:
+            wanted = None
         if server.refuse is not None:
             self.send_error(server.refuse)
             return
@@ -62,12 +72,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if begin >= len(server.content):
                 self.send_error(416)
                 return
+            begin += server.shift
             self.send_response(206)
+            self.send_header("Content-Range", f"bytes {begin}-{len(server.content) - 1}/{len(server.content)}")
         else:
             self.send_response(200)
         body = server.content[begin:]
         self.send_header("Content-Length", str(len(body)))
+        if server.tag:
+            self.send_header("ETag", server.tag)
         self.end_headers()
+        if server.stall_after:
+            self.wfile.write(body[: server.stall_after])
+            self.wfile.flush()
+            server.stalled.wait(60)
+            return
         if server.break_after:
             body = body[: server.break_after.pop(0)]
         self.wfile.write(body)
@@ -169,6 +188,137 @@ def test_a_part_of_another_source_is_not_gone_on_with(params: dict[str, Any], se
     params["url"] = server.url
     module.ensure(params, check_mode=False)
     assert server.asked == [None]
+
+
+def killed_in_the_middle(params: dict[str, Any], server: Server, kept: int) -> None:
+    """A transfer whose process gets SIGKILL when ``kept`` bytes have arrived."""
+    server.stall_after = kept
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=module.ensure, args=(params,), kwargs={"check_mode": False})
+    child.start()
+    part = Path(params["path"] + ".part")
+    deadline = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size == kept):
+        assert time.monotonic() < deadline
+    assert child.pid
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    server.stall_after = 0
+    server.stalled.set()
+
+
+# The module writes what it has read at once: up to this much is read before it writes.
+CHUNK = 65536
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "CHUNK_BYTES", CHUNK)
+    real = open
+
+    def unbuffered(*words: Any, **more: Any) -> Any:
+        return real(*words, **(more if "encoding" in more else {"buffering": 0}))
+
+    monkeypatch.setattr(core, "open", unbuffered, raising=False)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("tag", ['"v1"', ""], ids=["with a tag", "without"])
+def test_a_killed_transfer_goes_on(params: dict[str, Any], server: Server, tag: str) -> None:
+    params["url"] = server.url
+    server.tag = tag
+    killed_in_the_middle(params, server, 4 * CHUNK)
+    done = module.ensure(params, check_mode=False)
+    assert server.asked == [None, f"bytes={4 * CHUNK}-"]
+    assert done["transferred_bytes"] == len(CONTENT) - 4 * CHUNK and done["notes"] == []
+    assert Path(params["path"]).read_bytes() == CONTENT
+    assert sorted(os.listdir(os.path.dirname(params["path"]))) == ["model.gguf"]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_killed_transfer_of_a_changed_file_begins_anew_and_says_so(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    server.tag = '"v1"'
+    server.content = b"x" * len(CONTENT)
+    killed_in_the_middle(params, server, 4 * CHUNK)
+    server.tag, server.content = '"v2"', CONTENT
+    done = module.ensure(params, check_mode=False)
+    assert done["transferred_bytes"] == len(CONTENT) and Path(params["path"]).read_bytes() == CONTENT
+    assert len(done["notes"]) == 1 and "begins anew" in done["notes"][0] and "262.1 kB" in done["notes"][0]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_file_that_changed_unseen_is_fetched_anew_and_says_so(params: dict[str, Any], server: Server) -> None:
+    """A server without tags: only the hash tells."""
+    params["url"] = server.url
+    server.content = b"x" * len(CONTENT)
+    killed_in_the_middle(params, server, 4 * CHUNK)
+    server.content = CONTENT
+    done = module.ensure(params, check_mode=False)
+    assert Path(params["path"]).read_bytes() == CONTENT
+    assert server.asked == [None, f"bytes={4 * CHUNK}-", None]
+    assert "fetched anew" in done["notes"][0]
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("fault", ["no ranges", "wrong range"])
+def test_a_server_that_cannot_go_on_is_read_anew(params: dict[str, Any], server: Server, fault: str) -> None:
+    params["url"] = server.url
+    killed_in_the_middle(params, server, 4 * CHUNK)
+    server.ranges, server.shift = fault != "no ranges", 7 if fault == "wrong range" else 0
+    done = module.ensure(params, check_mode=False)
+    assert Path(params["path"]).read_bytes() == CONTENT
+    assert len(done["notes"]) == 1 and "begins anew" in done["notes"][0]
+
+
+def test_a_part_longer_than_the_file_is_given_up(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    path = Path(params["path"])
+    path.parent.mkdir(parents=True)
+    path.with_name("model.gguf.part").write_bytes(CONTENT + b"!")
+    path.with_name("model.gguf.part.json").write_text(json.dumps({"source": server.url, "sha256": SHA256}))
+    assert "fetched anew" in module.ensure(params, check_mode=False)["notes"][0]
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_two_transfers_of_one_file_do_not_mix(params: dict[str, Any], server: Server) -> None:
+    """The second waits, says so, and takes what the first has brought."""
+    params["url"] = server.url
+    params["status_file"] = os.path.join(os.path.dirname(params["record_dir"]), "status.json")
+    server.stall_after = 4 * CHUNK
+    fork = multiprocessing.get_context("fork")
+    first = fork.Process(target=module.ensure, args=({**params, "status_file": None},), kwargs={"check_mode": False})
+    first.start()
+    part = Path(params["path"] + ".part")
+    deadline = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size == 4 * CHUNK):
+        assert time.monotonic() < deadline
+    results: list[dict[str, Any]] = []
+    second = threading.Thread(target=lambda: results.append(module.ensure(params, check_mode=False)))
+    second.start()
+    while not (os.path.exists(params["status_file"]) and "another transfer" in Path(params["status_file"]).read_text()):
+        assert time.monotonic() < deadline
+    server.stall_after = 0
+    server.stalled.set()
+    first.join(30)
+    second.join(30)
+    assert first.exitcode == 0
+    assert results[0]["transferred_bytes"] == 0 and results[0]["verified"] == "to be fetched"
+    assert Path(params["path"]).read_bytes() == CONTENT
+    assert json.loads(Path(params["status_file"]).read_text())["state"] == "done"
+
+
+def test_what_is_still_to_come_is_said(params: dict[str, Any], server: Server) -> None:
+    params["url"] = server.url
+    assert module.ensure(params, check_mode=True)["missing_bytes"] == len(CONTENT)
+    server.break_after = [400_000]
+    params["attempts"] = 1
+    with pytest.raises(SovereignError):
+        module.ensure(params, check_mode=False)
+    assert module.ensure(params, check_mode=True)["missing_bytes"] == len(CONTENT) - 400_000
+    module.ensure(params, check_mode=False)
+    assert module.ensure(params, check_mode=True)["missing_bytes"] == 0
 
 
 def test_what_arrives_but_was_not_meant_is_not_kept(params: dict[str, Any], server: Server) -> None:
