@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from .paths import LOGS, ROOT
 
@@ -53,6 +54,11 @@ class Run:
             raise
         self._clear()
         print(f"{head}: done in {clock(time.monotonic() - begun)} (total {self.elapsed()})", flush=True)
+
+    @property
+    def log(self) -> TextIO:
+        """The log file, for output that a caller reads line by line itself."""
+        return self._log
 
     def elapsed(self) -> str:
         """Time since the run began."""
