@@ -37,7 +37,7 @@ def installed(status: str) -> dict[str, str]:
 
 
 def packages(root: str, wanted: Sequence[str]) -> dict[str, Any]:
-    """``missing_packages`` among ``wanted``, and whether dpkg was interrupted, on the machine with its files at ``root``."""
+    """``missing_packages`` among ``wanted``, and whether dpkg was interrupted. The machine's files are at ``root``."""
     try:
         with open(f"{root}/{_DPKG}/status", encoding="utf-8", errors="replace") as stream:
             states = installed(stream.read())
@@ -54,7 +54,7 @@ def packages(root: str, wanted: Sequence[str]) -> dict[str, Any]:
 
 
 def path_state(path: str) -> dict[str, Any]:
-    """What is at a path. ``kind`` and ``size`` (bytes) are those of what a link leads to; a broken one does not exist."""
+    """What is at a path. ``kind`` and ``size`` (bytes) are of what a link leads to; a broken one does not exist."""
     link = os.path.islink(path)
     try:
         status = os.stat(path)

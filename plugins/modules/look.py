@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: MIT
+# MIT is compatible with the GNU General Public License v3.0 of ansible-core, which loads this.
 """Ansible module: look at many things on a machine in one step."""
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ description:
     question.
   - Changes nothing and judges nothing.
 version_added: 0.2.0
-author: mushishi.sovereign contributors
+author: mushishi.sovereign contributors (!UNKNOWN)
 extends_documentation_fragment:
   - mushishi.sovereign.attributes
 attributes:
