@@ -33,6 +33,8 @@ debootstrap builds the lab machine's image from the distribution's archive
 apt-utils indexes the packages that the lab machine installs
 iproute2 reads this machine's routes, so that the lab's networks keep clear of them
 openssl makes the lab's certificate authority
+git lists the files that belong to the source
+systemd judges the units (systemd-analyze)
 xz-utils unpacks packages while the image is built
 ca-certificates lets the downloads be verified
 LIST
@@ -100,5 +102,10 @@ bootstrap() {
     mkdir -p "$MUSHISHI_STATE/logs"
     install_packages
     make_environment
+    use_environment
+}
+
+use_environment() { # fails when there is none yet
+    [ -f "$MUSHISHI_STATE/venv/.locked" ] || return 1
     export PATH="$MUSHISHI_STATE/venv/bin:$PATH" PYTHONPATH="$MUSHISHI_ROOT/tools" PYTHONDONTWRITEBYTECODE=1
 }

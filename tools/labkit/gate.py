@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""tools/test: everything that gates a change. Its last line is a plain count of the tests."""
+"""tools/test: everything that gates a change. Its last line is a plain count: each check and each test counts one."""
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import importlib
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import collections, engine, host, scenario
+from . import checks, collections, engine, environments, host, scenario
 from .__main__ import prepare
 from .paths import COLLECTIONS, ROOT, STATE, VENV
 from .say import Failed, Run
 
 RESULTS = STATE / "results"
-#: Phases of prepare() in __main__, and of the scenario here.
-PREPARE_PHASES, SCENARIO_PHASES = 4, 7
+#: Phases of each part: the static checks, the unit tests, prepare() in __main__, the scenario here.
+STATIC_PHASES, UNIT_PHASES, PREPARE_PHASES, SCENARIO_PHASES = 2, 1, 4, 7
 
 
 def count(path: Path) -> tuple[int, int]:
@@ -25,35 +26,41 @@ def count(path: Path) -> tuple[int, int]:
     if not path.is_file():
         return 0, 1
     passed = failed = 0
-    for suite in ElementTree.parse(path).getroot().iter("testsuite"):
+    for suite in ElementTree.parse(path).getroot().iter("testsuite"):  # noqa: S314 - reads what pytest wrote
         bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
         failed += bad
         passed += int(suite.get("tests", 0)) - bad - int(suite.get("skipped", 0))
     return passed, failed
 
 
-def unit(run: Run, arguments: Sequence[str]) -> bool:
-    """The unit tests: no root, no network, no engine. True when all passed."""
+def unit(run: Run, arguments: Sequence[str]) -> tuple[int, int]:
+    """The unit tests: no root, no network, no engine."""
     with run.phase("Unit tests"):
         collections.install(run)
-        status = run.command(
-            [VENV / "bin/python", "-m", "pytest", "-q", "-p", "no:testinfra", "-p", "no:cacheprovider"]
-            + [f"--junitxml={RESULTS / 'unit.xml'}", ROOT / "tests/unit", *arguments],
+        tools = environments.make(run, "checks")
+        words = ("-q", "-p", "no:testinfra", "-p", "no:cacheprovider", f"--junitxml={RESULTS / 'unit.xml'}")
+        run.command(
+            [VENV / "bin/python", "-m", "pytest", *words, ROOT / "tests/unit", *arguments],
             why="Unit tests",
-            env={"ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_HOME": str(STATE / "ansible")},
+            env={
+                "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+                "ANSIBLE_HOME": str(STATE / "ansible"),
+                "MUSHISHI_SHELLCHECK": str(tools / "bin/shellcheck"),
+            },
             check=False,
             show=True,
         )
-    return status == 0
+    return count(RESULTS / "unit.xml")
 
 
-def lab(run: Run, arguments: Sequence[str]) -> bool:
-    """The lab scenario on a machine built for it: dry run, converge, converge again, verify. True when all passed."""
+def lab(run: Run, arguments: Sequence[str], nightly: bool, seed: int | None) -> tuple[int, int]:
+    """The lab scenario on a machine built for it: dry run, converge, converge again, verify; killed converges."""
     docker, tag = prepare(run, host.read_host())
     env = scenario.environment(docker, tag)
     env["PYTEST_ADDOPTS"] = " ".join(
         ["-p no:cacheprovider", f"--junitxml={RESULTS / 'lab.xml'}", "--durations=15", *arguments]
     )
+    env["MUSHISHI_EPOCHS"] = "all" if nightly else "gate"
     with run.phase("Begin with nothing"):
         scenario.molecule(run, "destroy", env, "Removing an earlier lab")
     with run.phase("Create the lab"):
@@ -66,20 +73,39 @@ def lab(run: Run, arguments: Sequence[str]) -> bool:
         scenario.molecule(run, "idempotence", env, "The second converge")
     with run.phase("Dry run on the built machine: 0 changed"):
         scenario.dry_run_is_clean(run, env)
-    with run.phase("Verify"):
-        status = run.command(
-            ["molecule", "verify", "--scenario-name", "lab"], why="Verify", env=env, check=False, show=True
-        )
-    return status == 0
+    with run.phase("Verify" + (", all epochs" if nightly else "")):
+        run.command(["molecule", "verify", "--scenario-name", "lab"], why="Verify", env=env, check=False, show=True)
+    passed, failed = count(RESULTS / "lab.xml")
+    if nightly:
+        # Only here: the gate does without it.
+        kills = importlib.import_module("labkit.kills")
+        with run.phase("Killed converges"):
+            survived, lost = kills.kills(run, env, seed)
+        passed, failed = passed + survived, failed + lost
+    return passed, failed
+
+
+def chosen_parts(given: argparse.Namespace) -> dict[str, bool]:
+    """Which parts run: all of them, or those that were named."""
+    named = {"static": given.static, "unit": given.unit, "lab": given.lab}
+    return named if any(named.values()) else dict.fromkeys(named, True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The words of tools/test."""
+    words = argparse.ArgumentParser(prog="tools/test", description="Everything that gates a change.")
+    words.add_argument("--static", action="store_true", help="the checks that only read the source, alone")
+    words.add_argument("--unit", action="store_true", help="the unit tests alone")
+    words.add_argument("--lab", action="store_true", help="the lab scenario alone")
+    words.add_argument("--nightly", action="store_true", help="also what is too long for a gate")
+    words.add_argument("--seed", type=int, help="of the kills of --nightly; without it one is chosen and printed")
+    words.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
+    words.add_argument("arguments", nargs="*", help="further arguments for pytest, after --")
+    return words
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="tools/test", description="Everything that gates a change.")
-    parser.add_argument("--unit", action="store_true", help="the unit tests alone")
-    parser.add_argument("--lab", action="store_true", help="the lab scenario alone")
-    parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
-    parser.add_argument("arguments", nargs="*", help="further arguments for pytest, after --")
-    chosen = parser.parse_args()
+    given = parser().parse_args()
     lock = (STATE / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,26 +115,37 @@ def main() -> int:
     RESULTS.mkdir(parents=True, exist_ok=True)
     for old in RESULTS.glob("*.xml"):
         old.unlink()
-    do_unit, do_lab = not chosen.lab, not chosen.unit
-    run = Run("test", do_unit * 1 + do_lab * (PREPARE_PHASES + SCENARIO_PHASES + (not chosen.keep)))
-    good = True
+    parts = chosen_parts(given)
+    lab_phases = PREPARE_PHASES + SCENARIO_PHASES + given.nightly + (not given.keep)
+    run = Run("test", parts["static"] * STATIC_PHASES + parts["unit"] * UNIT_PHASES + parts["lab"] * lab_phases)
+    totals: list[tuple[int, int]] = []
+    left_out: list[str] = []
     try:
-        if do_unit:
-            good = unit(run, chosen.arguments)
-        if do_lab and (good or chosen.lab):
-            good = lab(run, chosen.arguments) and good
+        for name, wanted in parts.items():
+            if not wanted:
+                continue
+            if any(failed for _, failed in totals):
+                left_out.append(name)  # the cheap faults first; the rest takes minutes
+                continue
+            # A part that breaks before it can count is one failure.
+            totals.append((0, 1))
+            if name == "static":
+                totals[-1] = checks.run_all(run)
+            elif name == "unit":
+                totals[-1] = unit(run, given.arguments)
+            else:
+                totals[-1] = lab(run, given.arguments, given.nightly, given.seed)
     except Failed as error:
-        good = False
         print(f"\n{error}\n\nThe log is {run.log_path}; its last lines:\n{run.tail()}", file=sys.stderr)
     finally:
-        if do_lab and not chosen.keep:
+        if parts["lab"] and "lab" not in left_out and not given.keep:
             _take_away(run)
-    wanted = [RESULTS / f"{name}.xml" for name, ran in (("unit", do_unit), ("lab", do_lab)) if ran]
-    totals = [count(path) for path in wanted]
     passed, failed = sum(total[0] for total in totals), sum(total[1] for total in totals)
+    if left_out:
+        print(f"Not run, because of the failures above: {', '.join(left_out)}.")
     print(f"Total time {run.elapsed()}. The log is {run.log_path}.")
     print(f"{passed} passed, {failed} failed", flush=True)
-    return 0 if good and failed == 0 and passed > 0 else 1
+    return 0 if failed == 0 and passed > 0 else 1
 
 
 def _take_away(run: Run) -> None:
