@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import yaml
-
+from ._yaml import SafeDumper, yaml
 from .litellm import Options, compile_litellm
-from .model import ADMISSION_PORT, Chain, CloudBackend, LocalBackend, Plane, Policy, host_port
-from .proof import prove_litellm, prove_no_cloud
+from .model import ADMISSION_PORT, HYBRID_DOOR_PORT, Chain, CloudBackend, LocalBackend, Plane, Policy, host_port
+from .proof import prove_door, prove_litellm, prove_no_cloud
 
 HYBRID_GATEWAY_UNIT = "mushishi-hybrid-gateway"
-#: Hybrid units that reach no host outside; named, so that a missing entry cannot be read as "not limited".
-HYBRID_UNITS_WITHOUT_EGRESS = ("mushishi-hybrid-door",)
+HYBRID_GATEWAY_USER = "mushishi-hybrid-gateway"
 INGRESS_USER = "mushishi-ingress-sovereign"
-DOOR_USER = "mushishi-hybrid-door"
 
 #: The routes a client may reach. The same two on both planes, matched exactly.
 CLIENT_ROUTES = (("POST", "/v1/chat/completions"), ("GET", "/v1/models"))
@@ -46,7 +43,7 @@ def render_litellm(policy: Policy, plane: Plane, options: Mapping[str, Any] | No
     """The YAML text of a gateway's configuration, proven. Raises :class:`.errors.ProofError` when it cannot be."""
     text = dump_yaml(compile_litellm(policy, plane, options))
     chosen = Options.read(options)
-    prove_litellm(text, policy, plane, door_url=chosen.door_url, max_answer_tokens=chosen.max_answer_tokens)
+    prove_litellm(text, policy, plane, max_answer_tokens=chosen.max_answer_tokens)
     return text
 
 
@@ -68,34 +65,32 @@ def ingress_routes(plane: Plane) -> list[dict[str, str]]:
 
 
 def door_routes(policy: Policy) -> list[Row]:
-    """The engine door's routes, one for each local backend that a hybrid profile uses, sorted by backend.
+    """The engine door's routes, one for each engine that a chain uses, sorted by backend, proven.
 
-    ``prefix`` is what the gateway calls, without a slash at its end; the upstream path is always ``/v1``.
+    ``prefix`` is what a gateway calls, without a slash at its end; the upstream path is always ``/v1``. ``planes`` are
+    those whose gateway may use the route. Raises :class:`.errors.ProofError`.
     """
-    used = {
-        link.backend_name: link.backend
-        for chain in policy.chains(Plane.HYBRID)
-        for link in chain.links
-        if isinstance(link.backend, LocalBackend)
-    }
-    return [
+    used = {plane: policy.engines(plane) for plane in Plane}
+    routes: list[Row] = [
         {
             "backend": name,
             "prefix": f"/{name}/v1",
             "upstream_host": host_port(backend.url)[0],
             "upstream_port": host_port(backend.url)[1],
             "model": backend.model,
+            "engine": backend.engine,
+            "planes": [plane.value for plane in Plane if name in used[plane]],
         }
-        for name, backend in sorted(used.items())
+        for name, backend in sorted({**used[Plane.SOVEREIGN], **used[Plane.HYBRID]}.items())
     ]
+    prove_door(routes, policy)
+    return routes
 
 
 def egress_hosts(policy: Policy) -> dict[str, list[dict[str, str | int]]]:
     """``{unit: [{host, port}]}``: the hosts outside that each hybrid unit may reach. No sovereign unit is in it."""
     used = {host_port(backend.url) for _chain, backend in _cloud_links(policy)}
-    units: dict[str, list[dict[str, str | int]]] = {unit: [] for unit in HYBRID_UNITS_WITHOUT_EGRESS}
-    units[HYBRID_GATEWAY_UNIT] = [{"host": host, "port": port} for host, port in sorted(used)]
-    return dict(sorted(units.items()))
+    return {HYBRID_GATEWAY_UNIT: [{"host": host, "port": port} for host, port in sorted(used)]}
 
 
 def plane_clients(policy: Policy) -> list[Row]:
@@ -106,16 +101,13 @@ def plane_clients(policy: Policy) -> list[Row]:
         "address": policy.namespace_address(),
         "port": ADMISSION_PORT,
     }
-    doors: list[Row] = [
-        {
-            "comment": f"engine door to {route['backend']}",
-            "user": DOOR_USER,
-            "address": route["upstream_host"],
-            "port": route["upstream_port"],
-        }
-        for route in door_routes(policy)
-    ]
-    return [ingress, *doors]
+    door: Row = {
+        "comment": "hybrid gateway to the engine door",
+        "user": HYBRID_GATEWAY_USER,
+        "address": policy.namespace_address(),
+        "port": HYBRID_DOOR_PORT,
+    }
+    return [ingress, door]
 
 
 def route_matrix(policy: Policy, available: Collection[str]) -> list[Row]:
@@ -186,7 +178,7 @@ def _cloud_links(policy: Policy) -> list[tuple[Chain, CloudBackend]]:
     ]
 
 
-class _PlainDumper(yaml.SafeDumper):
+class _PlainDumper(SafeDumper):
     """Writes every value where it stands: an anchor would make two places out of one."""
 
     def ignore_aliases(self, data: object) -> bool:

@@ -3,33 +3,36 @@
 
 from __future__ import annotations
 
-from .model import LocalBackend, Plane, Policy, host_port
+from typing import Union
+
+from .model import DOOR_CONTROL_PORT, GATEWAY_PORT, LOOPBACK, SOVEREIGN_DOOR_PORT, Plane, Policy, host_port
 
 ADMISSION_USER = "mushishi-sovereign-admission"
 GATEWAY_USER = "mushishi-sovereign-gateway"
-#: The sovereign gateway listens on the namespace's own loopback (ARCHITECTURE section 4).
-GATEWAY_ADDRESS = "127.0.0.1"
-GATEWAY_PORT = 4011
+DOOR_USER = "mushishi-sovereign-door"
+PROBER_USER = "mushishi-sovereign-prober"
 
-Flow = dict[str, str | int]
+Flow = dict[str, Union[str, int]]
 
 
 def namespace_flows(policy: Policy) -> list[Flow]:
-    """List of ``{comment, user, address, port}``: admission to its gateway, the gateway to each T1 engine; sorted."""
-    engines = {
-        (host_port(link.backend.url), link.backend_name)
-        for chain in policy.chains(Plane.SOVEREIGN)
-        for link in chain.links
-        if isinstance(link.backend, LocalBackend)
-    }
-    flows: list[Flow] = [
-        {
-            "comment": "admission to gateway",
-            "user": ADMISSION_USER,
-            "address": GATEWAY_ADDRESS,
-            "port": GATEWAY_PORT,
-        }
+    """List of ``{comment, user, address, port}``.
+
+    Admission to its gateway, the gateway to the engine door, the door to each engine that a chain uses, the prober to
+    the same engines and to the door's control channel. Nobody else opens an engine.
+    """
+    engines = {**policy.engines(Plane.SOVEREIGN), **policy.engines(Plane.HYBRID)}
+    flows = [
+        _flow("admission to gateway", ADMISSION_USER, LOOPBACK, GATEWAY_PORT),
+        _flow("gateway to engine door", GATEWAY_USER, LOOPBACK, SOVEREIGN_DOOR_PORT),
+        _flow("prober to the door's control", PROBER_USER, LOOPBACK, DOOR_CONTROL_PORT),
     ]
-    for (address, port), name in sorted(engines):
-        flows.append({"comment": f"gateway to {name}", "user": GATEWAY_USER, "address": address, "port": port})
+    for name, backend in sorted(engines.items()):
+        address, port = host_port(backend.url)
+        flows.append(_flow(f"engine door to {name}", DOOR_USER, address, port))
+        flows.append(_flow(f"prober to {name}", PROBER_USER, address, port))
     return flows
+
+
+def _flow(comment: str, user: str, address: str, port: int) -> Flow:
+    return {"comment": comment, "user": user, "address": address, "port": port}

@@ -15,9 +15,6 @@ from typing import Any
 
 from .model import Chain, CloudBackend, Link, LocalBackend, Plane, Policy
 
-#: Where the hybrid gateway finds the engines: the engine door's address (contract of the roles gateway and guard).
-DEFAULT_DOOR_URL = "http://127.0.0.1:4021"
-
 #: Most tokens a cloud answer may have when the request names no bound itself. It also bounds what one request can cost.
 DEFAULT_MAX_ANSWER_TOKENS = 16384
 
@@ -40,7 +37,6 @@ NO_KEY = "none"
 
 _TOKENS_PER_PRICE = 1_000_000
 _NOT_ENV = re.compile(r"[^A-Z0-9]")
-_DOOR_URL = re.compile(r"http://127\.0\.0\.1:[0-9]{1,5}")
 
 
 class LitellmError(ValueError):
@@ -49,9 +45,8 @@ class LitellmError(ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """What is not policy: the engine door's base URL, and the bound of a cloud answer in tokens."""
+    """What is not policy: the bound of a cloud answer in tokens."""
 
-    door_url: str = DEFAULT_DOOR_URL
     max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
 
     @classmethod
@@ -63,9 +58,7 @@ class Options:
         if unknown:
             raise LitellmError(f"litellm option {unknown[0]!r} is not known: use one of {', '.join(known)}")
         options = cls(**values)
-        url, tokens = options.door_url, options.max_answer_tokens
-        if not _DOOR_URL.fullmatch(str(url)):
-            raise LitellmError(f"litellm option door_url is {url!r}: give http://127.0.0.1:<port>, the engine door")
+        tokens = options.max_answer_tokens
         if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
             raise LitellmError(f"litellm option max_answer_tokens is {tokens!r}: give a number of tokens above 0")
         return options
@@ -92,7 +85,7 @@ def compile_litellm(
     chains = policy.chains(where)
     _check_prices(policy, chains)
     compiled: dict[str, Any] = {
-        "model_list": [_deployment(chain, link, chosen) for chain in chains for link in chain.links],
+        "model_list": [_deployment(policy, chain, link, chosen) for chain in chains for link in chain.links],
         "router_settings": _router_settings(chains),
         "litellm_settings": _litellm_settings(where),
         "general_settings": _general_settings(),
@@ -110,19 +103,19 @@ def cloud_key_env(key_name: str) -> str:
     return "CLOUD_KEY_" + _NOT_ENV.sub("_", key_name.upper())
 
 
-def _deployment(chain: Chain, link: Link, options: Options) -> dict[str, Any]:
+def _deployment(policy: Policy, chain: Chain, link: Link, options: Options) -> dict[str, Any]:
     return {
         "model_name": link.group,
-        "litellm_params": _litellm_params(chain, link, options),
+        "litellm_params": _litellm_params(policy, chain, link, options),
         "model_info": _model_info(link),
     }
 
 
-def _litellm_params(chain: Chain, link: Link, options: Options) -> dict[str, Any]:
+def _litellm_params(policy: Policy, chain: Chain, link: Link, options: Options) -> dict[str, Any]:
     backend = link.backend
     params: dict[str, Any] = {
         "model": f"{PROVIDER_PREFIX}/{backend.model}",
-        "api_base": _api_base(chain, link, options),
+        "api_base": _api_base(policy, chain, link),
         "api_key": _api_key(backend),
         "timeout": backend.timeout,
         "stream_timeout": backend.stream_timeout,
@@ -145,9 +138,10 @@ def _model_info(link: Link) -> dict[str, Any]:
     return info
 
 
-def _api_base(chain: Chain, link: Link, options: Options) -> str:
-    if link.local and chain.plane is Plane.HYBRID:
-        return f"{options.door_url}/{link.backend_name}/v1"
+def _api_base(policy: Policy, chain: Chain, link: Link) -> str:
+    """An engine is called through the door, on either plane: the door cuts what a hung engine keeps waiting."""
+    if link.local:
+        return f"{policy.door_url(chain.plane)}/{link.backend_name}/v1"
     return link.backend.url
 
 
@@ -216,7 +210,7 @@ def _cloud_links(chains: list[Chain]) -> list[tuple[Chain, Link, CloudBackend]]:
 
 
 def _budgets(policy: Policy, chains: list[Chain]) -> dict[str, dict[str, Any]]:
-    used = {backend.provider for _, _, backend in _cloud_links(chains)}
+    used = {backend.provider for _unused, _unused, backend in _cloud_links(chains)}
     return {
         provider: {"usd": float(budget.usd), "period": budget.period}
         for provider, budget in sorted(policy.budgets.items())

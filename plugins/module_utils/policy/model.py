@@ -28,12 +28,22 @@ NAMESPACE_OFFSET = 2
 
 ADMISSION_PORT = 4001
 
+#: The engine door: for the sovereign gateway on the namespace's loopback, for the hybrid one on its LAN address, and its
+#: control channel. Fixed, like every port that the guard's rules are compiled from.
+SOVEREIGN_DOOR_PORT = 4022
+HYBRID_DOOR_PORT = 4021
+DOOR_CONTROL_PORT = 4023
+GATEWAY_PORT = 4011
+#: Ports of the namespace that no engine may have.
+PLANE_PORTS = frozenset({ADMISSION_PORT, GATEWAY_PORT, HYBRID_DOOR_PORT, SOVEREIGN_DOOR_PORT, DOOR_CONTROL_PORT})
+LOOPBACK = "127.0.0.1"
+
 Mode = Literal["agent", "forensic", "coding"]
 Provider = Literal["nvidia_nim", "groq", "openrouter", "deepseek"]
 TierId = Literal["T1", "T2", "T3", "T4"]
 
 
-class Plane(str, Enum):  # noqa: UP042 - f-strings must not depend on which of the two it is
+class Plane(str, Enum):
     """Where a profile lives: ``sovereign`` has no way out, ``hybrid`` reaches what the policy names."""
 
     SOVEREIGN = "sovereign"
@@ -188,6 +198,22 @@ class Policy(_Shape):
     def namespace_address(self) -> str:
         """The address of the sovereign namespace: admission and the llama.cpp servers answer there."""
         return str(self.lan_network().network_address + NAMESPACE_OFFSET)
+
+    def door_url(self, plane: Plane) -> str:
+        """Base address of the engine door as a plane's gateway calls it, without a slash at its end."""
+        if plane is Plane.SOVEREIGN:
+            return f"http://{LOOPBACK}:{SOVEREIGN_DOOR_PORT}"
+        return f"http://{self.namespace_address()}:{HYBRID_DOOR_PORT}"
+
+    def engines(self, plane: Plane) -> dict[str, LocalBackend]:
+        """Every engine that a chain of the plane uses, by backend name, sorted."""
+        used = {
+            link.backend_name: link.backend
+            for chain in self.chains(plane)
+            for link in chain.links
+            if isinstance(link.backend, LocalBackend)
+        }
+        return dict(sorted(used.items()))
 
 
 def group_name(profile_name: str, backend_name: str) -> str:

@@ -7,23 +7,26 @@ configuration and refuses it unless
 1. every way that LiteLLM could take from each profile (``litellm_walk.py``) ends at a link of that profile's chain;
 2. no setting stands in it that is known to open another way;
 3. in a sovereign text no cloud host, model, provider or key reference stands anywhere, comments included, and no
-   address that is not an engine of the policy;
+   address but the engine door's route to an engine of the policy;
 4. every key and every value is one of the closed list below. So what nobody thought of is refused too.
+
+:func:`prove_door` does the same for the engine door's routes: each leads to the engine that the policy names, on the LAN,
+and the hybrid side has a route only to what a hybrid chain uses.
 
 The closed list repeats what the compiler writes, by hand and on purpose: a change of one without the other is refused.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import PolicyError, Problem, ProofError, arrow, quote
 from .litellm_walk import Graph, read_document, scalars
 from .model import TERMINALS, CloudBackend, LocalBackend, Plane, Policy, host_port
 
-DEFAULT_DOOR_URL = "http://127.0.0.1:4021"
 DEFAULT_MAX_ANSWER_TOKENS = 16384
 
 AUTH_HOOK = "mushishi_gateway_auth.authenticate"
@@ -92,6 +95,9 @@ _GENERAL: dict[str, object] = {
     "disable_model_info_refresh": True,
 }
 _HYBRID_CALLBACKS = [BUDGET_HOOK]
+#: The engine door's ports; the sovereign gateway calls it on its loopback, the hybrid one on the namespace's address.
+_DOOR_PORTS = {Plane.SOVEREIGN: 4022, Plane.HYBRID: 4021}
+_DOOR_ROUTE_KEYS = {"backend", "prefix", "upstream_host", "upstream_port", "model", "engine", "planes"}
 
 _DOTTED = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+")
 _KEY_LIKE = re.compile(r"[A-Za-z0-9_]*(?:API_KEY|APIKEY|CLOUD_KEY|TOKEN|SECRET)[A-Za-z0-9_]*")
@@ -170,6 +176,55 @@ def _lan_url(policy: Policy, url: str) -> bool:
     return int(network.network_address) + 1 < address < int(network.broadcast_address)
 
 
+def _door(policy: Policy, plane: Plane) -> str:
+    """The engine door's address as a plane's gateway must call it. Not by ``Policy.door_url``."""
+    namespace = ipaddress.IPv4Network(policy.lan).network_address + 2
+    return f"http://{'127.0.0.1' if plane is Plane.SOVEREIGN else namespace}:{_DOOR_PORTS[plane]}"
+
+
+# --- on the engine door's routes --------------------------------------------------------------------------------------
+
+
+def prove_door(routes: Sequence[Mapping[str, Any]], policy: Policy) -> None:
+    """Refuse routes of the engine door not shown to keep the policy. Raises :class:`.errors.ProofError`.
+
+    A request of T1 goes where this table says: each upstream must be the very engine of the policy, on the LAN, and a
+    route is open for a plane only where a chain of that plane names its engine.
+    """
+    wanted = {
+        name: {plane.value for plane in Plane if name in _plane_links(policy, plane)}
+        for name, backend in policy.backends.items()
+        if isinstance(backend, LocalBackend) and any(name in _plane_links(policy, plane) for plane in Plane)
+    }
+    if len(routes) != len(wanted):
+        raise ProofError("engine door", f"has {len(routes)} routes, the chains use {len(wanted)} engines")
+    for route in routes:
+        name = route.get("backend")
+        where = f"engine door: {name}"
+        backend = policy.backends.get(str(name))
+        if not isinstance(backend, LocalBackend) or set(route) != _DOOR_ROUTE_KEYS:
+            raise ProofError(where, "is no route to an engine of this policy")
+        url = f"http://{route['upstream_host']}:{route['upstream_port']}/v1"
+        if url != backend.url or not _lan_url(policy, url):
+            raise ProofError(where, f"leads to {url}, which is not that engine on the sovereign LAN")
+        if route["prefix"] != f"/{name}/v1" or set(route["planes"]) != wanted.get(str(name)):
+            raise ProofError(where, f"is open as {route['prefix']} for {', '.join(route['planes'])}, against the chains")
+        if "hybrid" in route["planes"] and backend.mode == "forensic":
+            raise ProofError(where, "would open the forensic engine to the hybrid plane")
+    if len({route["backend"] for route in routes}) != len(routes):
+        raise ProofError("engine door", "names an engine twice")
+
+
+def _plane_links(policy: Policy, plane: Plane) -> set[str]:
+    """Names in the chains of a plane's profiles, as they are written."""
+    return {
+        link
+        for profile in policy.profiles.values()
+        if (profile.tier == "T1") is (plane is Plane.SOVEREIGN)
+        for link in profile.chain
+    }
+
+
 # --- on the rendered text ---------------------------------------------------------------------------------------------
 
 
@@ -177,16 +232,15 @@ def prove_litellm(
     text: str,
     policy: Policy,
     plane: Plane,
-    door_url: str = DEFAULT_DOOR_URL,
     max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS,
 ) -> None:
     """Refuse a rendered LiteLLM configuration not shown to keep the policy. Raises :class:`.errors.ProofError`."""
     document = read_document(text)
-    _prove_ways(document, policy, plane, door_url)
+    _prove_ways(document, policy, plane)
     _prove_no_dangers(document)
     if plane is Plane.SOVEREIGN:
         prove_no_cloud(text, document, policy)
-    _prove_closed(document, _expected(policy, plane, door_url, max_answer_tokens))
+    _prove_closed(document, _expected(policy, plane, max_answer_tokens))
 
 
 def prove_no_cloud(text: str, data: object, policy: Policy) -> None:
@@ -198,7 +252,7 @@ def prove_no_cloud(text: str, data: object, policy: Policy) -> None:
     _refuse_words("text", text, words)
 
 
-def _prove_ways(document: dict[str, Any], policy: Policy, plane: Plane, door_url: str) -> None:
+def _prove_ways(document: dict[str, Any], policy: Policy, plane: Plane) -> None:
     callbacks = frozenset(_HYBRID_CALLBACKS) if plane is Plane.HYBRID else frozenset()
     graph = Graph(document, callbacks)
     for name in sorted(policy.profiles):
@@ -208,7 +262,7 @@ def _prove_ways(document: dict[str, Any], policy: Policy, plane: Plane, door_url
                     f"model_list: {name}", f"is a {policy.profiles[name].tier} profile, this is the {plane.value} plane"
                 )
             continue
-        allowed = dict(_link_urls(policy, name, door_url))
+        allowed = dict(_link_urls(policy, name))
         for way in graph.ways(name):
             if way.destination.address not in allowed:
                 known = _label(policy, way.destination.address) or way.destination.label
@@ -224,16 +278,15 @@ def _label(policy: Policy, address: str | None) -> str | None:
     return f"{names[0]} ({address})" if names else None
 
 
-def _link_urls(policy: Policy, profile_name: str, door_url: str) -> Iterator[tuple[str, str]]:
+def _link_urls(policy: Policy, profile_name: str) -> Iterator[tuple[str, str]]:
     """``(url, backend name)`` of each link a profile may use, as its plane reaches it. Not by ``Policy.chain``."""
     profile = policy.profiles[profile_name]
+    door = _door(policy, Plane.SOVEREIGN if profile.tier == "T1" else Plane.HYBRID)
     for name in profile.chain:
         backend = policy.backends.get(name)
-        if isinstance(backend, LocalBackend) and profile.tier == "T1":
+        if isinstance(backend, LocalBackend):
             if _lan_url(policy, backend.url):
-                yield backend.url, name
-        elif isinstance(backend, LocalBackend):
-            yield f"{door_url}/{name}/v1", name
+                yield f"{door}/{name}/v1", name
         elif isinstance(backend, CloudBackend) and profile.tier != "T1" and profile.cloud_budget_usd != 0:
             yield backend.url, name
 
@@ -281,15 +334,16 @@ def _refuse_words(path: str, value: str, words: list[tuple[str, str]]) -> None:
 
 
 def _refuse_addresses(path: str, value: str, policy: Policy) -> None:
-    """Any URL must be a T1 engine's, and any dotted name one of ours: a host needs no ``://`` to be reached."""
+    """Any URL must be the door's to an engine, and any dotted name one of ours: a host needs no ``://`` to be reached."""
+    door = _door(policy, Plane.SOVEREIGN)
     engines = {
-        backend.url
-        for backend in policy.backends.values()
+        f"{door}/{name}/v1"
+        for name, backend in policy.backends.items()
         if isinstance(backend, LocalBackend) and _lan_url(policy, backend.url)
     }
     if "://" in value or value.startswith("//"):
         if value not in engines:
-            raise ProofError(path, f"holds the address {quote(value)}, which is no engine on the sovereign LAN")
+            raise ProofError(path, f"holds the address {quote(value)}, which is no route to an engine on the sovereign LAN")
         return
     groups = {f"{name}.{link}" for name, profile in policy.profiles.items() for link in profile.chain}
     for match in _DOTTED.finditer(value):
@@ -302,10 +356,10 @@ def _refuse_addresses(path: str, value: str, policy: Policy) -> None:
 # --- the closed list --------------------------------------------------------------------------------------------------
 
 
-def _expected(policy: Policy, plane: Plane, door_url: str, max_answer_tokens: int) -> dict[str, object]:
+def _expected(policy: Policy, plane: Plane, max_answer_tokens: int) -> dict[str, object]:
     """What a document of this plane may hold, key by key. Written without the compiler and without ``Policy.chain``."""
     names = [name for name in sorted(policy.profiles) if policy.plane_of(name) is plane]
-    chains = {name: list(_link_urls(policy, name, door_url)) for name in names}
+    chains = {name: list(_link_urls(policy, name)) for name in names}
     settings = dict(_SETTINGS)
     if plane is Plane.HYBRID:
         settings["callbacks"] = list(_HYBRID_CALLBACKS)

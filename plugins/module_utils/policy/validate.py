@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from ._pydantic import ValidationError, require_pydantic
 from .errors import PolicyError, Problem, arrow
-from .model import HOST_OFFSET, TERMINALS, TIER_CLOUD, CloudBackend, LocalBackend, Policy, host_port
+from .model import HOST_OFFSET, PLANE_PORTS, TERMINALS, TIER_CLOUD, CloudBackend, LocalBackend, Policy, host_port
 from .proof import prove_policy
 
 ROOT = "sovereign_policy"
@@ -223,6 +223,8 @@ def _local_url_fault(url: str, policy: Policy) -> str | None:
         return f"is outside the sovereign LAN {policy.lan}"
     taken = {network.network_address: "the network's address", network.broadcast_address: "the broadcast address"}
     taken[network.network_address + HOST_OFFSET] = "the host's own address"
+    if str(address) == policy.namespace_address() and parts.port in PLANE_PORTS:
+        return "is the port of another service of the plane"
     return f"is {taken[address]} on the LAN" if address in taken else None
 
 

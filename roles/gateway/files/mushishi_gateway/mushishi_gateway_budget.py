@@ -64,7 +64,7 @@ def was_refused(error: BaseException | None) -> bool:
     LiteLLM gives even a lost connection a status of its own, so the first error of the client library ``openai`` in the
     chain of causes decides. Later ones in that chain belong to earlier links.
     """
-    for _ in range(_LONGEST_CAUSE):
+    for _unused in range(_LONGEST_CAUSE):
         if error is None:
             return False
         if type(error).__module__ == "openai":

@@ -30,18 +30,34 @@ def ask(url: str, key: str) -> list[str]:
     return models
 
 
+def ask_door(url: str) -> list[str]:
+    """Nothing, when the engine door refuses a route that it has not. Raises :class:`OSError` otherwise."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url}/", timeout=SECONDS) as answer:
+            raise OSError(f"the door has a route to nowhere: HTTP {answer.status}")
+    except urllib.error.HTTPError as exc:
+        if exc.code != 404:
+            raise
+    return []
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the models, or why there is no answer."""
     parser = argparse.ArgumentParser(
         prog="mushishi_gateway_probe", description="Ask a gateway for the models of a key."
     )
-    parser.add_argument("--url", required=True)
-    parser.add_argument("--key-file", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--url", help="a gateway, asked with the key in --key-file")
+    what.add_argument("--door", help="the engine door, asked for a route that it has not")
+    parser.add_argument("--key-file", type=Path)
     given = parser.parse_args(argv)
+    if given.url and not given.key_file:
+        parser.error("--url needs --key-file")
     try:
-        models = ask(given.url, given.key_file.read_text(encoding="utf-8").strip())
+        models = ask_door(given.door) if given.door else ask(given.url, given.key_file.read_text("utf-8").strip())
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        print(f"{given.url}: {exc}", file=sys.stderr)
+        print(f"{given.url or given.door}: {exc}", file=sys.stderr)
         return 1
     print(" ".join(models))
     return 0

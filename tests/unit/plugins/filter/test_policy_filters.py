@@ -17,8 +17,8 @@ FILTERS = {
     "check": "sovereign_policy | mushishi.sovereign.policy_check",
     "sovereign": "sovereign_policy | mushishi.sovereign.litellm_config('sovereign')",
     "hybrid": "sovereign_policy | mushishi.sovereign.litellm_config('hybrid')",
-    "moved": "sovereign_policy"
-    " | mushishi.sovereign.litellm_config('hybrid', door_url='http://127.0.0.1:5021', max_answer_tokens=512)",
+    "bounded": "sovereign_policy"
+    " | mushishi.sovereign.litellm_config('hybrid', max_answer_tokens=512)",
     "admission": "sovereign_policy | mushishi.sovereign.admission_rules",
     "ingress": "sovereign_policy | mushishi.sovereign.ingress_routes('hybrid')",
     "door": "sovereign_policy | mushishi.sovereign.door_routes",
@@ -84,12 +84,12 @@ def test_every_filter_works_in_a_play(tmp_path: Path) -> None:
     assert yaml.safe_load(values["sovereign"])["general_settings"]["master_key"] == "os.environ/LITELLM_MASTER_KEY"
     assert "groq" not in values["sovereign"]
     assert "https://api.groq.com/openai/v1" in values["hybrid"]
-    assert "http://127.0.0.1:5021/gpu/v1" in values["moved"]
-    assert "max_tokens: 512" in values["moved"]
+    assert "http://10.88.0.2:4021/gpu/v1" in values["bounded"]
+    assert "max_tokens: 512" in values["bounded"]
     assert sorted(values["admission"]["profiles"]) == values["profiles"] == ["client", "coding", "private"]
     assert values["ingress"][0] == {"method": "POST", "path": "/v1/chat/completions"}
-    assert [route["backend"] for route in values["door"]] == ["cpu", "gpu"]
-    assert values["egress"]["mushishi-hybrid-door"] == []
+    assert [route["backend"] for route in values["door"]] == ["cpu", "cpu-coder", "gpu", "gpu-coder", "gpu-forensic"]
+    assert list(values["egress"]) == ["mushishi-hybrid-gateway"]
     assert values["clients"][0]["port"] == 4001
     assert len(values["everyone"]) == 7
     assert {row["profile"]: row["expect"] for row in values["cpu_only"]}["private"] == {"backend": "cpu"}
@@ -124,9 +124,9 @@ def test_every_filter_works_in_a_play(tmp_path: Path) -> None:
             ["plane = 'moon'", "Use sovereign or hybrid"],
         ),
         (
-            "sovereign_policy | mushishi.sovereign.litellm_config('hybrid', door_url='http://x/')",
+            "sovereign_policy | mushishi.sovereign.litellm_config('hybrid', max_answer_tokens=0)",
             {},
-            ["door_url", "'http://x/'"],
+            ["max_answer_tokens", "above 0"],
         ),
         ("sovereign_policy | mushishi.sovereign.route_matrix(['gpu9'])", {}, ["available = 'gpu9'", "Use one of cpu"]),
         ("sovereign_policy | mushishi.sovereign.route_matrix('gpu')", {}, ["available = 'gpu'", "is no list"]),

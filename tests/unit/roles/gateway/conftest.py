@@ -10,6 +10,7 @@ from typing import Any
 
 PROGRAMS = Path(__file__).parents[4] / "roles" / "gateway" / "files" / "mushishi_gateway"
 sys.path.insert(0, str(PROGRAMS))
+sys.path.insert(0, str(PROGRAMS.parent))  # the package prober
 
 
 class ProxyException(Exception):

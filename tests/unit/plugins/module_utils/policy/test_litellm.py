@@ -52,24 +52,21 @@ def test_sovereign_output_knows_no_cloud(policy: Policy) -> None:
     text = json.dumps(compiled)
     assert set(re.findall(r"os\.environ/(\w+)", text)) <= {"LLAMA_API_KEY", "LITELLM_MASTER_KEY"}
     assert all(entry["model_info"]["location"] == "local" for entry in compiled["model_list"])
-    assert {entry["litellm_params"]["api_base"].split(":")[1] for entry in compiled["model_list"]} <= {
-        "//10.88.0.2",
-        "//10.88.0.10",
-        "//10.88.0.11",
-        "//10.88.0.12",
-    }
     assert "https" not in text
     assert "callbacks" not in compiled["litellm_settings"]
     assert "mushishi" not in compiled
 
 
-def test_hybrid_reaches_engines_through_the_door_only(policy: Policy) -> None:
-    compiled = compile_litellm(policy, "hybrid", {"door_url": "http://127.0.0.1:4999"})
+@pytest.mark.parametrize(
+    ("plane", "door"), [("sovereign", "http://127.0.0.1:4022"), ("hybrid", "http://10.88.0.2:4021")]
+)
+def test_engines_are_reached_through_the_door_only(policy: Policy, plane: str, door: str) -> None:
+    compiled = compile_litellm(policy, plane)
     local = [entry for entry in compiled["model_list"] if entry["model_info"]["location"] == "local"]
     assert local
     for entry in local:
         backend = entry["model_info"]["id"].split("/")[1]
-        assert entry["litellm_params"]["api_base"] == f"http://127.0.0.1:4999/{backend}/v1"
+        assert entry["litellm_params"]["api_base"] == f"{door}/{backend}/v1"
 
 
 def test_every_deployment_is_bounded_and_never_retried(policy: Policy) -> None:
@@ -156,8 +153,6 @@ def test_same_policy_gives_the_same_bytes_whatever_the_order_of_its_keys() -> No
     ("given", "said"),
     [
         ({"door": "x"}, "'door' is not known"),
-        ({"door_url": "http://192.0.2.1:4021"}, "give http://127.0.0.1:<port>"),
-        ({"door_url": "http://127.0.0.1:4021/x"}, "give http://127.0.0.1:<port>"),
         ({"max_answer_tokens": 0}, "above 0"),
         ({"max_answer_tokens": True}, "above 0"),
         ({"max_answer_tokens": "many"}, "above 0"),

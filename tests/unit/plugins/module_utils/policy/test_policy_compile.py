@@ -10,6 +10,7 @@ import pytest
 import yaml
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy import compile as compiled
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy import render
+from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.flows import namespace_flows
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.model import Plane, Policy
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate import load_policy
 from hypothesis import HealthCheck, given, settings
@@ -131,24 +132,43 @@ def test_the_ingress_passes_two_routes(plane: Plane) -> None:
     ]
 
 
-def test_the_door_leads_to_shared_engines_only() -> None:
+def test_the_door_leads_to_engines_only_and_hybrid_to_the_shared_ones() -> None:
     routes = compiled.door_routes(POLICY)
-    assert [route["backend"] for route in routes] == ["cpu", "gpu"]
-    assert routes[1] == {
+    assert {route["backend"]: route["planes"] for route in routes} == {
+        "cpu": ["sovereign", "hybrid"],
+        "cpu-coder": ["sovereign"],
+        "gpu": ["sovereign", "hybrid"],
+        "gpu-coder": ["sovereign"],
+        "gpu-forensic": ["sovereign"],
+    }
+    assert routes[2] == {
         "backend": "gpu",
         "prefix": "/gpu/v1",
         "upstream_host": "10.88.0.10",
         "upstream_port": 8000,
         "model": "nemotron",
+        "engine": "vllm",
+        "planes": ["sovereign", "hybrid"],
     }
 
 
 def test_who_may_enter_the_bridge() -> None:
     assert [(client["user"], client["address"], client["port"]) for client in compiled.plane_clients(POLICY)] == [
         ("mushishi-ingress-sovereign", "10.88.0.2", 4001),
-        ("mushishi-hybrid-door", "10.88.0.2", 8001),
-        ("mushishi-hybrid-door", "10.88.0.10", 8000),
+        ("mushishi-hybrid-gateway", "10.88.0.2", 4021),
     ]
+
+
+def test_who_may_open_what_in_the_namespace() -> None:
+    flows = {(flow["user"], flow["address"], flow["port"]) for flow in namespace_flows(POLICY)}
+    engines = {("10.88.0.2", 8001), ("10.88.0.2", 8002), *((f"10.88.0.{host}", 8000) for host in (10, 11, 12))}
+    assert flows == {
+        ("mushishi-sovereign-admission", "127.0.0.1", 4011),
+        ("mushishi-sovereign-gateway", "127.0.0.1", 4022),
+        ("mushishi-sovereign-prober", "127.0.0.1", 4023),
+        *(("mushishi-sovereign-door", *engine) for engine in engines),
+        *(("mushishi-sovereign-prober", *engine) for engine in engines),
+    }
 
 
 def test_only_the_hybrid_gateway_reaches_providers() -> None:
@@ -160,7 +180,7 @@ def test_only_the_hybrid_gateway_reaches_providers() -> None:
         "openrouter.ai",
     ]
     assert all(entry["port"] == 443 for entry in hosts["mushishi-hybrid-gateway"])
-    assert hosts["mushishi-hybrid-door"] == []
+    assert list(hosts) == ["mushishi-hybrid-gateway"], "nothing else has a way to a provider"
     assert not [unit for unit in hosts if "sovereign" in unit]
 
 

@@ -18,7 +18,7 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.policy import c
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.errors import PolicyError, ProofError
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.litellm import compile_litellm
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.model import Plane, Policy
-from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.proof import prove_litellm, prove_policy
+from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.proof import prove_door, prove_litellm, prove_policy
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate import load_policy, parse_policy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,6 +28,7 @@ RAW = default_policy()
 POLICY = load_policy(RAW)
 SOVEREIGN = compiled.render_litellm(POLICY, Plane.SOVEREIGN)
 DOCUMENT: Raw = yaml.safe_load(SOVEREIGN)
+DOOR = "http://127.0.0.1:4022/"
 
 IN_POLICY = mutants.policy_mutants(RAW)
 SHAPELESS = mutants.shapeless_mutants(RAW)
@@ -36,9 +37,11 @@ IN_SETTINGS = mutants.setting_mutants(DOCUMENT)
 IN_TEXT = mutants.text_mutants(SOVEREIGN, RAW)
 
 
-def leaks(document: Raw) -> bool:
-    """The naive oracle: does any deployment of the document answer outside the LAN?"""
-    return any(not _on_lan(entry["litellm_params"]["api_base"]) for entry in document["model_list"])
+def leaks(policy: Policy) -> bool:
+    """The naive oracle: does what LiteLLM would call, or what the door would call for it, lie outside the LAN?"""
+    called = [entry["litellm_params"]["api_base"] for entry in compile_litellm(policy, Plane.SOVEREIGN)["model_list"]]
+    engines = [backend.url for backend in policy.engines(Plane.SOVEREIGN).values()]
+    return any(not url.startswith(DOOR) for url in called) or any(not _on_lan(url) for url in engines)
 
 
 def _on_lan(url: str) -> bool:
@@ -71,7 +74,8 @@ def test_the_unchanged_policy_is_accepted_on_both_planes() -> None:
 def test_a_hole_in_the_policy_is_refused_by_each_lock_alone(name: str, raw: Raw) -> None:
     policy = parse_policy(raw)
     document = compile_litellm(policy, Plane.SOVEREIGN)
-    assert leaks(document), "control: without rules and proof this mutant leaks"
+    assert leaks(policy), "control: without rules and proof this mutant leaks"
+    assert not leaks(POLICY), "control: the unchanged policy does not"
     with pytest.raises(PolicyError):
         load_policy(raw)
     with pytest.raises(PolicyError, match="leads from T1 to the cloud"):
@@ -122,7 +126,7 @@ def test_an_edge_is_refused_by_the_walk_alone_with_its_way(name: str, document: 
     from ansible_collections.mushishi.sovereign.plugins.module_utils.policy import proof
 
     with pytest.raises(ProofError, match=r"^(private|client|coding)[^:]* → .*a way out of the chain of"):
-        proof._prove_ways(document, POLICY, Plane.SOVEREIGN, proof.DEFAULT_DOOR_URL)
+        proof._prove_ways(document, POLICY, Plane.SOVEREIGN)
 
 
 @pytest.mark.parametrize(("name", "document"), [*IN_DOCUMENT, *IN_SETTINGS])
@@ -131,7 +135,7 @@ def test_a_hole_is_refused_by_the_closed_list_alone(name: str, document: Raw) ->
 
     with pytest.raises(ProofError):
         proof._prove_closed(
-            document, proof._expected(POLICY, Plane.SOVEREIGN, proof.DEFAULT_DOOR_URL, proof.DEFAULT_MAX_ANSWER_TOKENS)
+            document, proof._expected(POLICY, Plane.SOVEREIGN, proof.DEFAULT_MAX_ANSWER_TOKENS)
         )
 
 
@@ -165,7 +169,7 @@ def test_the_refusal_names_the_key(document: Raw, where: str) -> None:
 HYBRID: Raw = yaml.safe_load(compiled.render_litellm(POLICY, Plane.HYBRID))
 T1_GROUP = {
     "model_name": "private",
-    "litellm_params": {"model": "openai/x", "api_base": "http://127.0.0.1:4021/gpu/v1"},
+    "litellm_params": {"model": "openai/x", "api_base": "http://10.88.0.2:4021/gpu/v1"},
 }
 
 
@@ -192,7 +196,11 @@ IN_HYBRID = [
     ),
     (
         "another engine",
-        mutants._set(HYBRID, "model_list.0.litellm_params.api_base", "http://127.0.0.1:4021/gpu-forensic/v1"),
+        mutants._set(HYBRID, "model_list.0.litellm_params.api_base", "http://10.88.0.2:4021/gpu-forensic/v1"),
+    ),
+    (
+        "the sovereign gateway's side of the door",
+        mutants._set(HYBRID, "model_list.0.litellm_params.api_base", "http://127.0.0.1:4022/gpu/v1"),
     ),
     ("another key", mutants._set(HYBRID, "model_list.4.litellm_params.api_key", "os.environ/CLOUD_KEY_DEEPSEEK")),
     ("no ledger", mutants._set(HYBRID, "litellm_settings.callbacks", [])),
@@ -208,6 +216,55 @@ IN_HYBRID = [
 def test_a_hole_in_the_hybrid_document_is_refused(name: str, document: Raw) -> None:
     with pytest.raises(ProofError):
         prove_litellm(compiled.dump_yaml(document), POLICY, Plane.HYBRID)
+
+
+# --- the engine door --------------------------------------------------------------------------------------------------
+
+ROUTES = compiled.door_routes(POLICY)
+
+
+def _route(name: str, **changed: Any) -> list[Raw]:
+    return [{**route, **changed} if route["backend"] == name else dict(route) for route in ROUTES]
+
+
+AT_THE_DOOR = [
+    ("an engine elsewhere", _route("gpu", upstream_host="93.184.216.34")),
+    ("a cloud's host", _route("cpu", upstream_host="api.groq.com", upstream_port=443)),
+    ("another engine of the LAN", _route("gpu", upstream_host="10.88.0.11")),
+    ("another port", _route("gpu", upstream_port=8001)),
+    ("the host", _route("gpu", upstream_host="10.88.0.1")),
+    ("another prefix", _route("gpu-forensic", prefix="/gpu/v1")),
+    ("the forensic engine for both planes", _route("gpu-forensic", planes=["sovereign", "hybrid"])),
+    ("an engine of T1 alone for both planes", _route("cpu-coder", planes=["sovereign", "hybrid"])),
+    ("an engine of T1 for nobody", _route("gpu-forensic", planes=[])),
+    ("a cloud backend", [*ROUTES, {**ROUTES[0], "backend": "groq"}]),
+    ("one more", [*ROUTES, {**ROUTES[0], "backend": "other"}]),
+    ("one twice", [*ROUTES[1:], ROUTES[1]]),
+    ("one missing", ROUTES[1:]),
+    ("a further key", _route("gpu", upstream_path="/metrics")),
+    ("a missing key", [{key: value for key, value in route.items() if key != "engine"} for route in ROUTES]),
+]
+
+
+def test_the_routes_of_the_policy_are_accepted() -> None:
+    prove_door(ROUTES, POLICY)
+
+
+@pytest.mark.parametrize(("name", "routes"), AT_THE_DOOR, ids=[name for name, _ in AT_THE_DOOR])
+def test_a_hole_in_the_door_is_refused(name: str, routes: list[Raw]) -> None:
+    with pytest.raises(ProofError):
+        prove_door(routes, POLICY)
+
+
+@pytest.mark.parametrize(("name", "raw"), IN_POLICY, ids=[name for name, _ in IN_POLICY])
+def test_a_hole_in_the_policy_is_refused_at_the_door(name: str, raw: Raw) -> None:
+    """Where an engine that calls itself local answers elsewhere, the door would be the way out."""
+    policy = parse_policy(raw)
+    engines = policy.engines(Plane.SOVEREIGN)
+    if all(_on_lan(backend.url) for backend in engines.values()):
+        return  # the hole is in LiteLLM's document, where the proof above finds it
+    with pytest.raises(ProofError, match="engine door"):
+        compiled.door_routes(policy)
 
 
 def test_each_document_is_refused_as_the_other_planes() -> None:

@@ -134,6 +134,8 @@ CASES: list[Case] = [
     ("engine on the internet", _url("cpu", "http://93.184.216.34:8001/v1"), ["outside the sovereign LAN"]),
     ("engine on loopback", _url("cpu", "http://127.0.0.1:8001/v1"), ["outside the sovereign LAN"]),
     ("engine at the host", _url("cpu", "http://10.88.0.1:8001/v1"), ["the host's own address"]),
+    ("engine at admission's port", _url("cpu", "http://10.88.0.2:4001/v1"), ["another service of the plane"]),
+    ("engine at the door's port", _url("cpu", "http://10.88.0.2:4021/v1"), ["another service of the plane"]),
     ("engine at the broadcast address", _url("cpu", "http://10.88.0.255:8001/v1"), ["broadcast"]),
     ("engine with TLS", _url("cpu", "https://10.88.0.2:8001/v1"), ["form of an engine's URL"]),
     ("engine without a port", _url("cpu", "http://10.88.0.2/v1"), ["form of an engine's URL"]),
