@@ -6,6 +6,7 @@ The shapes follow vLLM 0.33 (`vllm serve`). Takes vLLM's own command line; optio
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -33,15 +34,24 @@ GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 FAULTS: dict[str, float | None] = {
     "ok": None,
     "hang": None,
+    "hang-all": None,
+    "sleep": None,
     "500": None,
     "404": None,
     "drop": None,
     "cut": 3.0,
     "unhealthy": None,
     "slow-first-token": 60.0,
+    "slow-prompt": 60.0,
+    "slow-serial": 60.0,
     "refuse": None,
 }
 """What an engine can be told, with the default number of those that take one (seconds; pieces for ``cut``)."""
+
+SLOW_WORD = "SLOW-PROMPT"
+"""A prompt that holds this is the one that takes long under ``slow-prompt`` and ``slow-serial``."""
+STUCK = ("hang", "hang-all", "sleep")
+"""Faults with which a completion is taken and never answered."""
 
 EXTRA: dict[str, object] = {"service_tier": None, "system_fingerprint": None}
 """Members of vLLM's answers beyond the common ones."""
@@ -139,6 +149,9 @@ class Metrics:
         self._labels = f'engine="0",model_name="{model}"'
         self._lock = threading.Lock()
         self.running = 0
+        self.asleep = False
+        self._in_cache = 0
+        self._prefills: list[tuple[float, float]] = []
         self.counts: Counter[str] = Counter()
         self._times: dict[str, list[float]] = {
             "time_to_first_token_seconds": [],
@@ -146,10 +159,22 @@ class Metrics:
             "e2e_request_latency_seconds": [],
         }
 
-    def begin(self) -> None:
-        """A completion starts."""
+    def begin(self, seen: bool = True) -> None:
+        """A completion starts. Of one that the engine's core never sees, only the arrival is counted."""
         with self._lock:
             self.running += 1
+            self._in_cache += seen
+
+    def prefill(self, seconds: float) -> None:
+        """A prompt is read from now on for so many seconds, in steps of a tenth, and each step fills the cache."""
+        with self._lock:
+            self._prefills.append((time.monotonic(), seconds))
+
+    def cache(self) -> float:
+        """The share of the cache that is in use, moved by every step of the core and by nothing else."""
+        now = time.monotonic()
+        read = sum(int(10 * min(now - began, seconds)) for began, seconds in self._prefills)
+        return min(1.0, 0.01 * self._in_cache + 0.0001 * read)
 
     def end(
         self,
@@ -158,10 +183,14 @@ class Metrics:
         seconds: float,
         first: float,
         each: float,
+        seen: bool = True,
     ) -> None:
         """A completion ends; without an answer it was aborted."""
         with self._lock:
             self.running -= 1
+            self._in_cache -= seen
+            if not self._in_cache:
+                self._prefills.clear()
             self.counts[f"request_success_total/{reason}"] += 1
             if answer is None:
                 return
@@ -182,18 +211,19 @@ class Metrics:
                 lines.append(f"vllm:{name}{{{self._labels}{labels}}} {float(number)}")
 
         with self._lock:
-            metric("num_requests_running", "gauge", ("", self.running))
+            # What comes to a sleeping engine is counted nowhere.
+            metric("num_requests_running", "gauge", ("", 0 if self.asleep else self.running))
             metric("num_requests_waiting", "gauge", ("", 0))
             waiting = [
                 (f',reason="{reason}"', 0.0) for reason in ("capacity", "deferred")
             ]
             metric("num_requests_waiting_by_reason", "gauge", *waiting)
-            metric("kv_cache_usage_perc", "gauge", ("", min(1.0, 0.01 * self.running)))
-            states = ("awake", 1.0), ("weights_offloaded", 0.0), ("discard_all", 0.0)
+            metric("kv_cache_usage_perc", "gauge", ("", self.cache()))
+            states = ("awake", not self.asleep), ("weights_offloaded", self.asleep), ("discard_all", False)
             metric(
                 "engine_sleep_state",
                 "gauge",
-                *((f',sleep_state="{state}"', on) for state, on in states),
+                *((f',sleep_state="{state}"', float(on)) for state, on in states),
             )
             for name in ("prefix_cache_queries_total", "prefix_cache_hits_total"):
                 metric(name, "counter", ("", self.counts[name]))
@@ -235,6 +265,7 @@ class Engine:
         self.fault = Fault()
         self.first, self.each = options.first, options.each
         self.metrics = Metrics(options.names[0])
+        self._serial = threading.Lock()
         self.listener = TcpListener(
             options.host, options.port, self.recorder, "engine", self._handle
         )
@@ -268,6 +299,7 @@ class Engine:
     def set_fault(self, text: str) -> dict[str, Any]:
         """Switch the fault. Raises ValueError."""
         self.fault = Fault.parse(text, FAULTS)
+        self.metrics.asleep = self.fault.kind == "sleep"
         if self.fault.kind == "refuse":
             self.listener.shut()
         else:
@@ -333,6 +365,8 @@ class Engine:
 
     def _answer(self, connection: Connection, request: http1.Request) -> bool:
         path = request.path
+        if self.fault.kind == "hang-all":
+            return self._hang(connection)
         if path.startswith(GUARDED) and self.options.keys:
             scheme, _, key = request.header("authorization").partition(" ")
             if scheme.lower() != "bearer" or key not in self.options.keys:
@@ -345,6 +379,14 @@ class Engine:
         known = any(path == other for _, other in self._routes)
         status, words = (405, "Method Not Allowed") if known else (404, "Not Found")
         return connection.send(http1.json_response(status, {"detail": words}))
+
+    def _hang(self, connection: Connection) -> bool:
+        """Take the request and say nothing, until the fault is lifted: then a reset."""
+        fault = self.fault
+        while self.fault is fault and not connection.client_gone(HANG_STEP):
+            pass
+        connection.reset()
+        return False
 
     def _health(self, connection: Connection, _: http1.Request) -> bool:
         return connection.send(
@@ -444,6 +486,12 @@ class Engine:
         )
         return connection.send(http1.json_response(200, {"prompt": " ".join(words)}))
 
+    def _seconds_to_first_token(self, fault: Fault, body: dict[str, Any]) -> float:
+        slow = fault.kind == "slow-first-token" or (
+            fault.kind in ("slow-prompt", "slow-serial") and SLOW_WORD in json.dumps(body)
+        )
+        return fault.value if slow else self.first
+
     def _complete(
         self, connection: Connection, request: http1.Request, chat: bool
     ) -> bool:
@@ -454,14 +502,13 @@ class Engine:
         started = time.monotonic()
         answer: Answer | None = None
         reason = "abort"
-        first = fault.value if fault.kind == "slow-first-token" else self.first
-        self.metrics.begin()
+        turn = contextlib.ExitStack()
+        first = self._seconds_to_first_token(fault, body)
+        seen = fault.kind not in STUCK
+        self.metrics.begin(seen)
         try:
-            if fault.kind == "hang":
-                while self.fault is fault and not connection.client_gone(HANG_STEP):
-                    pass
-                connection.reset()
-                return False
+            if not seen:
+                return self._hang(connection)
             if fault.kind == "drop":
                 return False
             if fault.kind == "404":
@@ -499,6 +546,13 @@ class Engine:
             }
             name = self.options.names[0]
             made = Answer.to(room, name, name, chat, EXTRA)
+            if fault.kind == "slow-serial":
+                # One after the other: who comes meanwhile waits, and nothing but the steps of the first one shows work.
+                while not self._serial.acquire(timeout=HANG_STEP):
+                    if connection.client_gone(0.001):
+                        return False
+                turn.callback(self._serial.release)
+            self.metrics.prefill(first)
             whole = send_answer(
                 connection,
                 made,
@@ -513,8 +567,9 @@ class Engine:
             return whole
         finally:
             self.metrics.end(
-                answer, reason, time.monotonic() - started, first, self.each
+                answer, reason, time.monotonic() - started, first, self.each, seen
             )
+            turn.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

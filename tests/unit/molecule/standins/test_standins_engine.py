@@ -316,3 +316,76 @@ def test_vllms_command_line_is_understood() -> None:
     assert engine.parse_options(["--max-model-len", "-1"], {}).max_model_len == 32768
     with pytest.raises(ValueError, match="port"):
         engine.parse_options(["--port", "x"], {})
+
+
+def _cache(ask: Ask) -> float:
+    text = ask("GET", "/metrics").body.decode()
+    return float(next(line for line in text.splitlines() if line.startswith("vllm:kv_cache_usage_perc")).split()[-1])
+
+
+def _in_background(ask: Ask, prompt: str, ended: list[tuple[str, float]]) -> threading.Thread:
+    def call() -> None:
+        try:
+            status = str(ask("POST", "/v1/chat/completions", _chat(prompt)).status)
+        except (OSError, http.client.HTTPException):
+            status = "reset"
+        ended.append((status, time.monotonic()))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("fault", ["hang", "sleep"])
+def test_the_counters_of_a_stuck_core_stand_still(ask: Ask, running: engine.Engine, fault: str) -> None:
+    ask("POST", "/v1/chat/completions", _chat())
+    running.set_fault(fault)
+    before = _cache(ask)
+    ended: list[tuple[str, float]] = []
+    threads = [_in_background(ask, MARKER, ended) for _ in range(2)]
+    eventually(lambda: {"count": records.find(running.recorder.records(), MARKER)["count"] == 2})
+    assert _cache(ask) == before and ask("GET", "/v1/models").status == 200 and not ended
+    text = ask("GET", "/metrics").body.decode()
+    assert ('running{engine="0",model_name="nemotron"} 0.0' in text) is (fault == "sleep")
+    assert ('sleep_state="awake"} 0.0' in text) is (fault == "sleep")
+    running.set_fault("ok")
+    for thread in threads:
+        thread.join(5)
+    assert [status for status, _ in ended] == ["reset", "reset"] and ask("GET", "/health").status == 200
+
+
+def test_a_dead_engine_answers_no_route(ask: Ask, running: engine.Engine) -> None:
+    running.set_fault("hang-all")
+    for path in ("/health", "/metrics", "/v1/models"):
+        connection = http.client.HTTPConnection("127.0.0.1", running.listener.port, timeout=0.5)
+        connection.request("GET", path)
+        with pytest.raises(TimeoutError):
+            connection.getresponse()
+        connection.close()
+    running.set_fault("ok")
+    assert ask("GET", "/health").status == 200
+
+
+def test_a_slow_prompt_keeps_nobody_else_waiting(ask: Ask, running: engine.Engine) -> None:
+    running.set_fault("slow-prompt=1.5")
+    ended: list[tuple[str, float]] = []
+    began = time.monotonic()
+    thread = _in_background(ask, f"{engine.SLOW_WORD} please", ended)
+    eventually(lambda: records.find(running.recorder.records(), engine.SLOW_WORD))
+    assert ask("POST", "/v1/chat/completions", _chat("short")).status == 200 and not ended
+    thread.join(10)
+    assert ended[0][0] == "200" and ended[0][1] - began >= 1.5
+
+
+def test_a_slow_prompt_that_fills_every_step_shows_that_it_works(ask: Ask, running: engine.Engine) -> None:
+    running.set_fault("slow-serial=1.5")
+    ended: list[tuple[str, float]] = []
+    slow = _in_background(ask, f"{engine.SLOW_WORD} please", ended)
+    eventually(lambda: records.find(running.recorder.records(), engine.SLOW_WORD))
+    short = _in_background(ask, "short", ended)
+    first = _cache(ask)
+    time.sleep(0.4)
+    assert _cache(ask) > first and not ended, "the cache grows, and the short one waits in line"
+    slow.join(10)
+    short.join(10)
+    assert [status for status, _ in ended] == ["200", "200"]
