@@ -80,14 +80,14 @@ def judge_import(status: int, output: str) -> str:
     """galaxy-importer ends with 0 when it only warns; a warning counts here."""
     warned = [line for line in output.splitlines() if line.startswith(("WARNING", "ERROR"))]
     if status != 0 or "Importer processing completed successfully" not in output:
-        return output
+        return output or f"ended with status {status}, without a word"
     return "\n".join(warned)
 
 
 def judge_docs(status: int, output: str) -> str:
     """antsibull-docs' complaints without those about computed defaults (:data:`COMPUTED`)."""
     if status not in (0, 3):
-        return output
+        return output or f"ended with status {status}, without a word"
     kept: list[str] = []
     for block in re.split(r"\n(?=\S)", output.strip()):
         lines = block.splitlines()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,50 @@ def test_every_tasks_file_that_others_include_has_specs(role: str) -> None:
         assert "preflight" in specs, "site.yml includes preflight by itself"
     missing = [entry for entry in specs if not (ROLES_FOLDER / role / "tasks" / f"{entry}.yml").exists()]
     assert missing == [], "an entry point is a tasks file"
+
+
+def entries_used(document: object, roles: Sequence[str] = ROLES) -> set[tuple[str, str]]:
+    """(role, entry point) of every import_role, include_role and ``roles:`` in a parsed playbook or tasks file.
+
+    A role whose name is computed counts as each of the roles.
+    """
+    found: set[tuple[str, str]] = set()
+    if isinstance(document, list):
+        for part in document:
+            found |= entries_used(part, roles)
+    elif isinstance(document, dict):
+        for key, value in document.items():
+            if key.rpartition(".")[2] in ("import_role", "include_role") and isinstance(value, dict):
+                name, entry = str(value["name"]).rpartition(".")[2], str(value.get("tasks_from", "main"))
+                found |= {(each, entry) for each in (roles if "{{" in str(value["name"]) else [name])}
+            elif key == "roles" and isinstance(value, list):
+                named = [each.get("role", each.get("name")) if isinstance(each, dict) else each for each in value]
+                found |= {(str(each).rpartition(".")[2], "main") for each in named}
+            else:
+                found |= entries_used(value, roles)
+    return found
+
+
+def test_every_entry_point_that_a_playbook_uses_has_specs() -> None:
+    files = [*ROLES_FOLDER.parent.glob("playbooks/*.yml"), *ROLES_FOLDER.glob("*/tasks/*.yml")]
+    used = {(role, entry) for path in files for role, entry in entries_used(read(path))}
+    assert ("sovereign_plane", "network") in used, "the playbooks are read"
+    exist = {(path.parent.parent.name, path.stem) for path in ROLES_FOLDER.glob("*/tasks/*.yml")}
+    named = {pair for pair in used if pair not in {(role, "preflight") for role in ROLES} - exist}
+    assert named - {(role, entry) for role in ROLES for entry in specs_of(role)} == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "used"),
+    [
+        ("- hosts: x\n  roles: [a.b.guard, {role: base}]", {("guard", "main"), ("base", "main")}),
+        ("- block:\n  - import_role: {name: a.b.guard, tasks_from: x}", {("guard", "x")}),
+        ("- ansible.builtin.include_role: {name: 'a.b.{{ item }}', tasks_from: y}", {("r1", "y"), ("r2", "y")}),
+        ("- ansible.builtin.debug: {msg: import_role}", set()),
+    ],
+)
+def test_entry_points_are_found(text: str, used: set[tuple[str, str]]) -> None:
+    assert entries_used(yaml.safe_load(text), ["r1", "r2"]) == used
 
 
 @pytest.mark.parametrize("role", ROLES)
