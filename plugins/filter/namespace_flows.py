@@ -36,9 +36,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.errors import PolicyError
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.flows import Flow
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.flows import namespace_flows as _flows
-from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate import PolicyError, load_policy
+from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate import load_policy
 
 
 def namespace_flows(policy: Any) -> list[Flow]:

@@ -7,6 +7,7 @@ content; ruff and mypy judge them.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -85,6 +86,9 @@ def environment() -> dict[str, str]:
 def run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """``ansible-test sanity`` in a collection. It gets a repository of its own, or ansible-test finds one around it."""
     prepare_home()
+    # One at a time: two would make the same environment in the same place.
+    lock = (HOME / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
     if not (root / ".git").is_dir():
         subprocess.run(["git", "init", "--quiet", str(root)], check=True)
     (root / ".gitignore").write_text("/tests/output/\n")

@@ -42,7 +42,7 @@ def read_config(path: Path) -> Config:
     """Read the file. Raises :class:`ValueError` that names the file and what is wrong, :class:`OSError` without one."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        host, _, port = str(data["control"]).rpartition(":")
+        host, _colon, port = str(data["control"]).rpartition(":")
         engines = tuple(_engine(entry) for entry in data["engines"])
         if len({engine.name for engine in engines}) != len(engines):
             raise ValueError("an engine is named twice")
