@@ -62,7 +62,7 @@ def _make(run: Run, name: str, lock: Path, built: Sequence[str]) -> Path:
                 "CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DGGML_OPENMP=ON -DGGML_CCACHE=OFF",
                 "FORCE_CMAKE": "1",
             },
-            progress=re.compile(r"(?P<what>\[\d+/\d+\][^\n]*)"),
+            progress=re.compile(r"(?P<what>\[\d+/\d+\])"),
         )
     mark.write_text(want, encoding="utf-8")
     return python
