@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from conftest import HUB, SETTINGS, STANDINS, Lab
 
-SOVEREIGN_USERS = ("mushishi-sovereign-admission", "mushishi-sovereign-gateway", "mushishi-sovereign-llama")
-HYBRID_USERS = ("mushishi-hybrid-gateway", "mushishi-ingress-hybrid", "nobody")
+SOVEREIGN_USERS = tuple(f"mushishi-sovereign-{name}" for name in ("admission", "gateway", "llama", "door", "prober"))
 OUTCOMES_SHUT = ("refused", "unreachable", "prohibited", "no-family")
 #: What a LAN without a router answers for every address beyond it: there is no route, so no filter is even asked.
 OUTCOMES_NO_ROUTE = ("unreachable", "no-family")
@@ -119,7 +118,7 @@ def test_an_engine_cannot_ask_the_services_of_the_plane(lab: Lab) -> None:
     """It answers, it never asks: admission, the gateway and the CPU floor refuse a container."""
     targets = [
         {"name": str(port), "proto": "tcp", "address": "10.88.0.2", "port": port, "timeout": 3}
-        for port in (4001, 4011, 8001, 8002)
+        for port in (4001, 4011, 4021, 4022, 4023, 8001, 8002)
     ]
     program = (STANDINS / "probe.py").read_text()
     out = lab.hub.run(
@@ -138,36 +137,66 @@ def test_names_resolve_nowhere_in_the_plane(lab: Lab) -> None:
     assert control["system resolver"]["outcome"] == "resolved", "control: the host itself resolves the name"
 
 
-@pytest.mark.parametrize("user", HYBRID_USERS)
-def test_nothing_of_the_plane_can_be_fetched(lab: Lab, user: str) -> None:
-    """P2: from the host, the sovereign LAN answers nobody but the doors' own users."""
-    targets = [
-        {"name": f"{address}:{port}", "proto": "tcp", "address": address, "port": port, "timeout": 3}
-        for address in ("10.88.0.2", "10.88.0.10", "10.88.0.11", "10.88.0.12")
-        for port in (22, 4001, 4011, 6006, 8000, 8001, 8002, 8188)
-    ]
-    shut(lab.probe(targets, as_user(user, plane=False)), len(targets))
-
-
-#: What each door's own user may open on the sovereign LAN, and not one port more.
+#: Whatever anybody could want of the sovereign LAN.
+ON_THE_PLANE = [
+    {"name": f"{address}:{port}", "proto": "tcp", "address": address, "port": port, "timeout": 3}
+    for address in ("10.88.0.2", "10.88.0.10", "10.88.0.11", "10.88.0.12")
+    for port in (22, 4001, 4011, 4021, 4022, 4023, 6006, 8000, 8001, 8002, 8188)
+]
+#: Who on the host may open what of it (P2), and not one port more.
 DOOR_USERS = {
     "root": set(),
+    "nobody": set(),
+    "mushishi-ingress-hybrid": set(),
     "mushishi-ingress-sovereign": {"10.88.0.2:4001"},
-    "mushishi-hybrid-door": {"10.88.0.2:8001", "10.88.0.10:8000"},
+    "mushishi-hybrid-gateway": {"10.88.0.2:4021"},
 }
 
 
 @pytest.mark.parametrize("user", DOOR_USERS)
-def test_a_door_opens_its_own_ports_alone(lab: Lab, user: str) -> None:
-    targets = [
-        {"name": f"{address}:{port}", "proto": "tcp", "address": address, "port": port, "timeout": 3}
-        for address in ("10.88.0.2", "10.88.0.10", "10.88.0.11", "10.88.0.12")
-        for port in (22, 4001, 4011, 6006, 8000, 8001, 8002, 8188)
-    ]
-    results = lab.probe(targets, [] if user == "root" else as_user(user, plane=False))
+def test_from_the_host_each_opens_its_own_door_alone(lab: Lab, user: str) -> None:
+    results = lab.probe(ON_THE_PLANE, [] if user == "root" else as_user(user, plane=False))
     assert {name for name, result in results.items() if result["outcome"] == "open"} == DOOR_USERS[user]
     others = {name: result for name, result in results.items() if name not in DOOR_USERS[user]}
-    shut(others, len(targets) - len(DOOR_USERS[user]))
+    shut(others, len(ON_THE_PLANE) - len(DOOR_USERS[user]))
+
+
+#: Who inside the namespace may open what: the engines are the engine door's and its prober's.
+ENGINES = {"10.88.0.2:8001", "10.88.0.2:8002", "10.88.0.10:8000"}
+PLANE_USERS = {
+    "nobody": set(),
+    "mushishi-sovereign-llama": set(),
+    "mushishi-sovereign-admission": {"127.0.0.1:4011"},
+    "mushishi-sovereign-gateway": {"127.0.0.1:4022"},
+    "mushishi-sovereign-door": ENGINES,
+    "mushishi-sovereign-prober": {*ENGINES, "127.0.0.1:4023"},
+}
+
+
+@pytest.mark.parametrize("user", PLANE_USERS)
+def test_inside_the_plane_each_opens_its_own_ports_alone(lab: Lab, user: str) -> None:
+    loopback = [
+        {"name": f"127.0.0.1:{port}", "proto": "tcp", "address": "127.0.0.1", "port": port, "timeout": 3}
+        for port in (4001, 4011, 4021, 4022, 4023, 8001)
+    ]
+    results = lab.probe([*ON_THE_PLANE, *loopback], as_user(user, plane=True))
+    assert len(results) == len(ON_THE_PLANE) + len(loopback)
+    assert {name for name, result in results.items() if result["outcome"] == "open"} == PLANE_USERS[user]
+
+
+@pytest.mark.parametrize("user", ["mushishi-ingress-sovereign", "mushishi-hybrid-gateway"])
+def test_without_its_bridge_the_planes_address_is_nowhere(lab: Lab, user: str) -> None:
+    """Else a request for the plane would take the default route to whoever has that address out there."""
+    target = [{"name": "plane", "proto": "tcp", "address": "10.88.0.2", "port": 4001, "timeout": 3}]
+    lab.hub.run("ip", "link", "set", "br-sovereign", "down")
+    try:
+        via = lab.hub.run("ip", "route", "get", "10.88.0.2", check=False)
+        assert "br-sovereign" not in via, "control: the route is another one now"
+        assert lab.probe(target, as_user(user, plane=False))["plane"]["outcome"] in ("refused", "unreachable")
+        assert via == "" or "refused" in str(lab.probe(target, as_user(user, plane=False)))
+    finally:
+        lab.hub.run("ip", "link", "set", "br-sovereign", "up")
+    lab.until(lambda: lab.ask("private").status == 200, "the plane answers again")
 
 
 DOOR_PATHS = {
@@ -190,32 +219,37 @@ DOOR_PATHS = {
 }
 
 
-def test_the_engine_door_has_two_routes(lab: Lab) -> None:
-    """As the hybrid gateway's user: completions and the model list of the engines it may use, and nothing else."""
-    key = lab.hub.run("cat", "/etc/mushishi/secrets/llama-door.key").strip()
-    prefix = as_user("mushishi-hybrid-gateway", plane=False)
-    for path, wanted in DOOR_PATHS.items():
+#: Further paths that only the sovereign gateway may use.
+T1_PATHS = {**DOOR_PATHS, "/cpu-coder/v1/models": 200}
+DOORS = {
+    "hybrid": ("mushishi-hybrid-gateway", "llama-door.key", "http://10.88.0.2:4021", DOOR_PATHS),
+    "sovereign": ("mushishi-sovereign-gateway", "llama-sovereign.key", "http://127.0.0.1:4022", T1_PATHS),
+}
+
+
+@pytest.mark.parametrize("plane", DOORS)
+def test_the_engine_door_has_two_routes(lab: Lab, plane: str) -> None:
+    """As the gateway's user: completions and the model list of the engines it may use, and nothing else."""
+    user, key_file, door, paths = DOORS[plane]
+    key = lab.hub.run("cat", f"/etc/mushishi/secrets/{key_file}").strip()
+    prefix = as_user(user, plane=plane == "sovereign")
+    for path, wanted in paths.items():
+        if plane == "sovereign" and "forensic" in path:
+            wanted = 503  # its own route, and the engine is not there in agent mode
         seen = lab.hub.run(
             *prefix,
             *("curl", "--silent", "--path-as-is", "--output", "/dev/null", "--max-time", "10"),
             *("--write-out", "%{http_code}"),
-            *("--header", f"Authorization: Bearer {key}", f"http://127.0.0.1:4021{path}"),
+            *("--header", f"Authorization: Bearer {key}", f"{door}{path}"),
         )
         assert int(seen) == wanted, f"{path} answered {seen}, expected {wanted}"
     for method in ("PUT", "DELETE", "POST"):
         seen = lab.hub.run(
             *prefix,
             *("curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--request", method),
-            "http://127.0.0.1:4021/gpu/v1/models",
+            f"{door}/gpu/v1/models",
         )
         assert int(seen) in (404, 405), f"{method} answered {seen}"
-
-
-def test_the_engine_door_opens_for_the_gateway_alone(lab: Lab) -> None:
-    target = [{"name": "door", "proto": "tcp", "address": "127.0.0.1", "port": 4021, "timeout": 3}]
-    for user in ("nobody", "mushishi-ingress-hybrid", "mushishi-hybrid-door"):
-        assert lab.probe(target, as_user(user, plane=False))["door"]["outcome"] == "refused", user
-    assert lab.probe(target, as_user("mushishi-hybrid-gateway", plane=False))["door"]["outcome"] == "open"
 
 
 @contextmanager

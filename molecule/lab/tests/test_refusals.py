@@ -98,11 +98,15 @@ def test_refused_before_anything_is_changed(raw_lab: Lab, tmp_path: Path, case: 
 
 @contextmanager
 def occupied(lab: Lab, unit: str, address: str, port: int) -> Iterator[None]:
-    """Somebody else's service on the port of one of our units."""
+    """Somebody else's service on the port of one of our units, where that unit lives."""
     lab.hub.run("systemctl", "stop", unit)
+    inside = "-sovereign-" in unit and "ingress" not in unit
+    where = ("--property=NetworkNamespacePath=/run/netns/sovereign",) if inside else ()
+    look = ("ip", "netns", "exec", "sovereign") if inside else ()
     code = f"import socket,time; s=socket.create_server(('{address}',{port})); time.sleep(300)"
-    lab.hub.run("systemd-run", "--quiet", "--unit=planted-listener", "python3", "-c", code)
-    lab.until(lambda: str(port) in lab.hub.run("ss", "-Hltn", f"sport = :{port}"), "the planted listener listens")
+    lab.hub.run("systemd-run", "--quiet", "--unit=planted-listener", *where, "python3", "-c", code)
+    listing = (*look, "ss", "-Hltn", f"sport = :{port}")
+    lab.until(lambda: str(port) in lab.hub.run(*listing), "the planted listener listens")
     try:
         yield
     finally:
@@ -124,7 +128,8 @@ def without_key(lab: Lab, name: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("unit", "address", "port"),
     [
-        ("mushishi-hybrid-door.service", "127.0.0.1", 4021),
+        ("mushishi-sovereign-door.service", "10.88.0.2", 4021),
+        ("mushishi-sovereign-gateway.service", "127.0.0.1", 4011),
         ("mushishi-hybrid-gateway.service", "127.0.0.1", 4000),
         ("mushishi-ingress-sovereign.service", "100.64.77.10", 4001),
     ],

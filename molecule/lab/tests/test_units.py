@@ -15,8 +15,9 @@ UNITS = (
     "mushishi-sovereign-gateway",
     "mushishi-sovereign-llama-nemotron",
     "mushishi-sovereign-llama-coder",
+    "mushishi-sovereign-door",
+    "mushishi-sovereign-prober",
     "mushishi-hybrid-gateway",
-    "mushishi-hybrid-door",
     "mushishi-ingress-sovereign",
     "mushishi-ingress-hybrid",
 )

@@ -64,9 +64,7 @@ class Options:
         return options
 
 
-def compile_litellm(
-    policy: Policy, plane: Plane | str, options: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def compile_litellm(policy: Policy, plane: Plane | str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Compile the configuration of the gateway of one plane.
 
     Args:
@@ -210,7 +208,7 @@ def _cloud_links(chains: list[Chain]) -> list[tuple[Chain, Link, CloudBackend]]:
 
 
 def _budgets(policy: Policy, chains: list[Chain]) -> dict[str, dict[str, Any]]:
-    used = {backend.provider for _unused, _unused, backend in _cloud_links(chains)}
+    used = {backend.provider for _chain, _link, backend in _cloud_links(chains)}
     return {
         provider: {"usd": float(budget.usd), "period": budget.period}
         for provider, budget in sorted(policy.budgets.items())

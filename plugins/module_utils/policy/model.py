@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Union
 from urllib.parse import urlsplit
 
 from ._pydantic import BaseModel, ConfigDict, Field
@@ -28,8 +28,8 @@ NAMESPACE_OFFSET = 2
 
 ADMISSION_PORT = 4001
 
-#: The engine door: for the sovereign gateway on the namespace's loopback, for the hybrid one on its LAN address, and its
-#: control channel. Fixed, like every port that the guard's rules are compiled from.
+#: The engine door: for the sovereign gateway on the namespace's loopback, for the hybrid one on its LAN address, and
+#: its control channel. Fixed, like every port that the guard's rules are compiled from.
 SOVEREIGN_DOOR_PORT = 4022
 HYBRID_DOOR_PORT = 4021
 DOOR_CONTROL_PORT = 4023
@@ -97,7 +97,7 @@ class CloudBackend(_Shape):
     price: Price | None = None
 
 
-Backend = Annotated[LocalBackend | CloudBackend, Field(discriminator="location")]
+Backend = Annotated[Union[LocalBackend, CloudBackend], Field(discriminator="location")]
 
 
 class Profile(_Shape):

@@ -10,8 +10,8 @@ configuration and refuses it unless
    address but the engine door's route to an engine of the policy;
 4. every key and every value is one of the closed list below. So what nobody thought of is refused too.
 
-:func:`prove_door` does the same for the engine door's routes: each leads to the engine that the policy names, on the LAN,
-and the hybrid side has a route only to what a hybrid chain uses.
+:func:`prove_door` does the same for the engine door's routes: each leads to the engine that the policy names, on the
+LAN, and the hybrid side has a route only to what a hybrid chain uses.
 
 The closed list repeats what the compiler writes, by hand and on purpose: a change of one without the other is refused.
 """
@@ -208,7 +208,9 @@ def prove_door(routes: Sequence[Mapping[str, Any]], policy: Policy) -> None:
         if url != backend.url or not _lan_url(policy, url):
             raise ProofError(where, f"leads to {url}, which is not that engine on the sovereign LAN")
         if route["prefix"] != f"/{name}/v1" or set(route["planes"]) != wanted.get(str(name)):
-            raise ProofError(where, f"is open as {route['prefix']} for {', '.join(route['planes'])}, against the chains")
+            raise ProofError(
+                where, f"is open as {route['prefix']} for {', '.join(route['planes'])}, against the chains"
+            )
         if "hybrid" in route["planes"] and backend.mode == "forensic":
             raise ProofError(where, "would open the forensic engine to the hybrid plane")
     if len({route["backend"] for route in routes}) != len(routes):
@@ -334,7 +336,7 @@ def _refuse_words(path: str, value: str, words: list[tuple[str, str]]) -> None:
 
 
 def _refuse_addresses(path: str, value: str, policy: Policy) -> None:
-    """Any URL must be the door's to an engine, and any dotted name one of ours: a host needs no ``://`` to be reached."""
+    """Any URL must be the door's, any dotted name one of ours: a host needs no ``://`` to be reached."""
     door = _door(policy, Plane.SOVEREIGN)
     engines = {
         f"{door}/{name}/v1"
@@ -343,7 +345,9 @@ def _refuse_addresses(path: str, value: str, policy: Policy) -> None:
     }
     if "://" in value or value.startswith("//"):
         if value not in engines:
-            raise ProofError(path, f"holds the address {quote(value)}, which is no route to an engine on the sovereign LAN")
+            raise ProofError(
+                path, f"holds the address {quote(value)}, which is no route to an engine on the sovereign LAN"
+            )
         return
     groups = {f"{name}.{link}" for name, profile in policy.profiles.items() for link in profile.chain}
     for match in _DOTTED.finditer(value):

@@ -116,7 +116,7 @@ class Control:
     async def read(self) -> tuple[list[Server], list[Stream]]:
         """The counters, and what is under way. Raises :class:`OSError`, :class:`ValueError`."""
         text = await self.command(QUESTION)
-        counters, _, streams = text.partition("\n\n")
+        counters, _blank, streams = text.partition("\n\n")
         try:
             return parse_servers(counters), parse_streams(streams)
         except KeyError as exc:
@@ -135,7 +135,7 @@ class Control:
         """One line of commands, and everything that comes back."""
         try:
             return await asyncio.wait_for(self._command(text), SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise TimeoutError("the engine door's control channel does not answer") from None
 
     async def _command(self, text: str) -> str:

@@ -109,7 +109,7 @@ async def _connect(engine: Engine) -> tuple[Outcome, tuple[asyncio.StreamReader,
         return Outcome.SERVED, await asyncio.wait_for(opening, CONNECT_SECONDS)
     except ConnectionRefusedError:
         return Outcome.REFUSED, None
-    except (OSError, asyncio.TimeoutError):
+    except (TimeoutError, OSError):
         return Outcome.UNREACHABLE, None
 
 
@@ -133,14 +133,16 @@ async def metrics(engine: Engine) -> dict[str, str] | None:
     """vLLM's step counters; None when it does not say them."""
     try:
         return steps(await asyncio.wait_for(_metrics(engine), METRICS_SECONDS))
-    except (OSError, asyncio.TimeoutError):
+    except (TimeoutError, OSError):
         return None
 
 
 async def _metrics(engine: Engine) -> str:
     reader, writer = await asyncio.open_connection(engine.host, engine.port)
     try:
-        writer.write(f"GET /metrics HTTP/1.1\r\nHost: {engine.host}:{engine.port}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(
+            f"GET /metrics HTTP/1.1\r\nHost: {engine.host}:{engine.port}\r\nConnection: close\r\n\r\n".encode()
+        )
         return (await _read(reader)).decode("utf-8", "replace")
     finally:
         writer.close()
@@ -149,7 +151,7 @@ async def _metrics(engine: Engine) -> str:
 def unit_group(own: str, unit: str) -> str:
     """The control group of a unit that stands beside our own: ``own`` is the text of /proc/self/cgroup."""
     for line in own.splitlines():
-        number, _, path = line.split(":", 2)
+        number, _controllers, path = line.split(":", 2)
         if number == "0":
             return f"{path.rsplit('/', 1)[0]}/{unit}"
     return f"/system.slice/{unit}"

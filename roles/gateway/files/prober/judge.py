@@ -246,4 +246,3 @@ class Judge:
             self._probe_now, self._knock_at, self._misses = None, now, 0
             return [Act.IN, change]
         return [change]
-

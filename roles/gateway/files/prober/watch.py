@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -68,7 +69,7 @@ class Watch:
             due = min([next_poll, *(watched.judge.due() for watched in self._watched.values())])
             try:
                 await asyncio.wait_for(self._wake.wait(), max(0.005, due - time.monotonic()))
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 continue
             self._wake.clear()
 
@@ -189,10 +190,9 @@ def say(text: str) -> None:
 
 async def watch(config: Config, key: str) -> None:
     """Put every engine into service, then watch. What an earlier prober thought counts no longer."""
-    try:
+    # Without a door there is nothing to put back: it starts with every engine in service.
+    with contextlib.suppress(OSError):
         await release(config)
-    except OSError:
-        pass  # the door is not up yet; it starts with every engine in service
     await Watch(config, key).run()
 
 
@@ -201,16 +201,30 @@ async def release(config: Config) -> None:
     await Control(config.control).put_in(*(engine.name for engine in config.engines))
 
 
+async def show(config: Config) -> str:
+    """A line for each engine: in service or out, requests under way, callers and failed connections so far."""
+    servers, _unused = await Control(config.control).read()
+    lines = [f"{'engine':<20} {'':<5} under way  callers  refused"]
+    for server in servers:
+        state = "out" if server.out else "in"
+        lines.append(f"{server.engine:<20} {state:<5} {server.in_flight:>9} {server.callers:>8} {server.errors:>8}")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Watch until told to stop, or with ``--release`` put every engine into service."""
+    """Watch until told to stop, or do the one thing that an option asks for."""
     parser = argparse.ArgumentParser(prog="prober", description="Find engines that hang, and steer the engine door.")
     parser.add_argument("config", type=Path)
     parser.add_argument("--release", action="store_true", help="put every engine into service and end")
+    parser.add_argument("--show", action="store_true", help="print which engines are in service and end")
     parser.add_argument("--check", action="store_true", help="only read the configuration")
     given = parser.parse_args(argv)
     try:
         config = read_config(given.config)
         if given.check:
+            return 0
+        if given.show:
+            print(asyncio.run(show(config)))
             return 0
         if given.release:
             asyncio.run(release(config))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A real HAProxy with the role's own configuration on loopback ports, and a raw engine behind it that notes what it gets."""
+"""A real HAProxy with the role's own configuration on loopback ports, and a raw engine that notes what it gets."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate
 
 CHECKOUT = Path(__file__).resolve().parents[4]
 ROLE = CHECKOUT / "roles/gateway"
+#: Status, headers (lower case), body.
+Reply = tuple[int, dict[str, str], bytes]
 
 
 def trusted(value: Any) -> Any:
@@ -150,7 +152,9 @@ class Door:
         connection.sendall(raw)
         return connection
 
-    def ask(self, plane: str, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, dict[str, str], bytes]:
+    def ask(
+        self, plane: str, method: str, path: str, body: bytes = b"", headers: str = ""
+    ) -> tuple[int, dict[str, str], bytes]:
         """One request; status, headers, body."""
         raw = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}"
         if body:
@@ -159,7 +163,7 @@ class Door:
             return answer(connection)
 
 
-def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+def answer(connection: socket.socket) -> Reply:
     """Everything up to the end of the connection."""
     data = b"".join(iter(lambda: connection.recv(65536), b""))
     line, headers = head(data)

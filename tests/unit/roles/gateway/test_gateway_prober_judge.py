@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -295,7 +296,7 @@ def test_whatever_happens(setting: Settings, events: list[tuple[str, Any]]) -> N
         else:
             bench.note(bench.judge.knocked(bench.now, value))
         for at, action in bench.log[before:]:
-            if isinstance(action, Change) and action.after is Verdict.HUNG and action.before not in (Verdict.REFUSED,):
+            if isinstance(action, Change) and action.after is Verdict.HUNG and action.before is not Verdict.REFUSED:
                 quiet = at + 100 - (last_sign or 0)
                 assert quiet >= setting.patience - 0.01, "never hung within its patience of a sign of work"
             if action is Act.PROBE:
@@ -307,9 +308,8 @@ def test_whatever_happens(setting: Settings, events: list[tuple[str, Any]]) -> N
     steered = [action for _, action in bench.log if action in (Act.OUT, Act.IN)]
     assert steered == [(Act.OUT, Act.IN)[at % 2] for at in range(len(steered))], "out and in take turns"
     assert bench.judge.out is bool(len(steered) % 2)
-    for earlier, later in zip(
-        [a for _, a in bench.log if isinstance(a, Change)], [a for _, a in bench.log if isinstance(a, Change)][1:], strict=False
-    ):
+    changes = [action for _, action in bench.log if isinstance(action, Change)]
+    for earlier, later in itertools.pairwise(changes):
         assert earlier.after is later.before and later.seconds >= 0
     assert bench.judge.due() > bench.now - 1 or bench.judge.due() <= bench.now
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from door_bench import CHECKOUT, Door, Engine, free_port, hang, plain, render, role_values, running_door
+from door_bench import CHECKOUT, Door, Engine, hang, plain, render, role_values, running_door
 from prober.config import read_config
 from prober.door import Traffic, parse_servers, parse_streams
 from prober.engine import cpu_seconds, read_answer, request, steps, unit_group
@@ -40,7 +40,8 @@ class Vllm:
             if self.mode == "dead":
                 hang(connection, raw)
                 return
-            text = f'vllm:num_requests_running{{m="x"}} {time.monotonic()}\nvllm:kv_cache_usage_perc{{m="x"}} {self.step}\n'
+            arrivals = f'vllm:num_requests_running{{m="x"}} {time.monotonic()}\n'
+            text = f'{arrivals}vllm:kv_cache_usage_perc{{m="x"}} {self.step}\n'
             plain(text.encode())(connection, raw)
             return
         probe = b'"content": "."' in raw
@@ -77,8 +78,14 @@ def door(gpu: Engine, tmp_path: Path) -> Iterator[Door]:
 def prober(door: Door, folder: Path, gpu: Engine, **settings: float) -> Iterator[Callable[[str], None]]:
     """The program with one engine; gives a way to wait for a line of its log."""
     engine = {
-        **{"name": "gpu", "kind": "vllm", "host": "127.0.0.1", "port": gpu.port, "model": "nemotron", "unit": ""},
-        **{"idle_seconds": 30, "patience_seconds": 1.5},
+        "name": "gpu",
+        "kind": "vllm",
+        "host": "127.0.0.1",
+        "port": gpu.port,
+        "model": "nemotron",
+        "unit": "",
+        "idle_seconds": 30,
+        "patience_seconds": 1.5,
         **settings,
     }
     config = folder / "prober.json"
@@ -195,7 +202,17 @@ def test_a_door_or_a_prober_started_anew_keeps_nobody_out_for_long(door: Door, g
         door.command("set server engine-gpu/engine state ready")  # as a door that has forgotten
         until(lambda: door.ask("hybrid", "GET", "/gpu/v1/models")[0] == 503)
     assert door.ask("hybrid", "GET", "/gpu/v1/models")[0] == 503, "the prober is gone, its judgement is still there"
-    done = subprocess.run([sys.executable, "-IB", PROGRAM, "--release", tmp_path / "prober.json"], check=False)
+    config = tmp_path / "prober.json"
+    shown = subprocess.run(
+        [sys.executable, "-IB", PROGRAM, "--show", config], capture_output=True, text=True, check=True
+    )
+    assert (
+        shown.stdout.splitlines()[1:][[line.split()[0] for line in shown.stdout.splitlines()[1:]].index("gpu")].split()[
+            1
+        ]
+        == "out"
+    )
+    done = subprocess.run([sys.executable, "-IB", PROGRAM, "--release", config], check=False)
     script.mode = "ok"
     assert done.returncode == 0 and door.ask("hybrid", "POST", CHAT, b"{}")[0] == 200
     door.command("set server engine-gpu/engine state maint")
@@ -228,7 +245,7 @@ def test_the_configuration_of_the_role_is_read(tmp_path: Path) -> None:
 def test_a_configuration_that_makes_no_sense_names_its_file(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     path = tmp_path / "prober.json"
     path.write_text(json.dumps({"control": "127.0.0.1:1", "engines": [], **change}))
-    with pytest.raises(ValueError, match="prober.json") as refusal:
+    with pytest.raises(ValueError, match=r"prober\.json") as refusal:
         read_config(path)
     assert said in str(refusal.value)
     done = subprocess.run([sys.executable, "-IB", PROGRAM, path], capture_output=True, text=True, check=False)
@@ -267,7 +284,9 @@ def test_what_the_door_tells_is_read() -> None:
 
 def test_headers_are_no_sign_of_life_and_a_growing_body_is() -> None:
     traffic = Traffic()
-    assert traffic.moved(parse_servers(COUNTERS), parse_streams(STREAMS.format(total=114))) == set(), "the first reading"
+    assert traffic.moved(parse_servers(COUNTERS), parse_streams(STREAMS.format(total=114))) == set(), (
+        "the first reading"
+    )
     assert traffic.moved(parse_servers(COUNTERS), parse_streams(STREAMS.format(total=114))) == set()
     assert traffic.moved(parse_servers(COUNTERS), parse_streams(STREAMS.format(total=139))) == {"gpu"}
     begun = COUNTERS.replace(",1,7,1,0,no", ",1,8,1,0,no")
@@ -314,7 +333,10 @@ def test_only_steps_of_the_engine_count_as_work() -> None:
         'vllm:num_requests_running{engine="0"} 3.0\nvllm:prompt_tokens_total{engine="0"} 9.0\n'
         'vllm:request_success_total{finished_reason="abort"} 4.0\n'
     )
-    assert steps(text) == {'vllm:kv_cache_usage_perc{engine="0"}': "0.25", 'vllm:prompt_tokens_total{engine="0"}': "9.0"}
+    assert steps(text) == {
+        'vllm:kv_cache_usage_perc{engine="0"}': "0.25",
+        'vllm:prompt_tokens_total{engine="0"}': "9.0",
+    }
 
 
 def test_cpu_time_is_read_from_the_unit_beside_ours(tmp_path: Path) -> None:

@@ -53,9 +53,7 @@ def test_door_and_prober_live_in_the_plane(values: dict[str, Any], name: str) ->
     binds = [line for line in unit if line.startswith("SocketBindAllow=")]
     assert binds == ([f"SocketBindAllow=tcp:{port}" for port in (4021, 4022, 4023)] if name == "door" else [])
     loads = [line for line in unit if line.startswith("LoadCredential=")]
-    assert loads == (
-        [] if name == "door" else ["LoadCredential=llama.key:/etc/mushishi/secrets/llama-sovereign.key"]
-    )
+    assert loads == ([] if name == "door" else ["LoadCredential=llama.key:/etc/mushishi/secrets/llama-sovereign.key"])
 
 
 def test_hybrid_unit_gets_the_keys_of_the_policy_and_keeps_the_ledger(values: dict[str, Any]) -> None:
@@ -111,9 +109,7 @@ def test_door_has_two_routes_for_each_engine_and_no_other(door: dict[str, list[s
     assert door["backend no-route"][0].startswith("http-request return status 404 content-type application/json")
 
 
-def test_door_passes_on_to_the_engines_of_the_policy_alone(
-    door: dict[str, list[str]], values: dict[str, Any]
-) -> None:
+def test_door_passes_on_to_the_engines_of_the_policy_alone(door: dict[str, list[str]], values: dict[str, Any]) -> None:
     servers = {section: line for section, lines in door.items() for line in lines if line.startswith("server ")}
     assert servers == {
         f"backend engine-{route['backend']}": f"server engine {route['upstream_host']}:{route['upstream_port']}"

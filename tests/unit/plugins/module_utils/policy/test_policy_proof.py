@@ -18,7 +18,11 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.policy import c
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.errors import PolicyError, ProofError
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.litellm import compile_litellm
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.model import Plane, Policy
-from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.proof import prove_door, prove_litellm, prove_policy
+from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.proof import (
+    prove_door,
+    prove_litellm,
+    prove_policy,
+)
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate import load_policy, parse_policy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -134,9 +138,7 @@ def test_a_hole_is_refused_by_the_closed_list_alone(name: str, document: Raw) ->
     from ansible_collections.mushishi.sovereign.plugins.module_utils.policy import proof
 
     with pytest.raises(ProofError):
-        proof._prove_closed(
-            document, proof._expected(POLICY, Plane.SOVEREIGN, proof.DEFAULT_MAX_ANSWER_TOKENS)
-        )
+        proof._prove_closed(document, proof._expected(POLICY, Plane.SOVEREIGN, proof.DEFAULT_MAX_ANSWER_TOKENS))
 
 
 @pytest.mark.parametrize(("name", "text"), IN_TEXT, ids=[name for name, _ in IN_TEXT])
