@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The map for contributors is true: a word in code right after a link stands in the linked file, a test's name among its tests."""
+"""The map for contributors is true: a word in code after a link stands in that file, a test's name among its tests."""
 
 from __future__ import annotations
 
