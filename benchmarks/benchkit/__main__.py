@@ -113,7 +113,7 @@ def main() -> int:
     names = [] if options.name == "render" else list(NAMES) if options.name == "all" else [options.name]
     # Ended from outside, a benchmark still puts right what it told the stand-in.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run = Run("bench", len(names) + 1 + (COLD_PHASES - 1 if options.cold and "converge" in names else 0))
+    run = Run("bench", len(names) + 1 + (COLD_PHASES if options.cold and "converge" in names else 0))
     began, failed = time.monotonic(), []
     try:
         for name in names:

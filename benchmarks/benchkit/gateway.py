@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from labkit.say import Failed
 
 from . import stats
-from .lab import WAYS, Lab
+from .lab import WAYS, Lab, Usage
 from .load import Question, Sample, in_turn
 from .results import Figure, exact
 from .say import Progress
@@ -100,10 +100,30 @@ def _figure(case: str, metric: str, values: Sequence[float], percent: int, goal:
 def memory(lab: Lab, when: str) -> list[Figure]:
     """Resident memory of every service of the ways."""
     figures = []
-    for unit, used in sorted(lab.memory().items()):
+    for unit, used in sorted(lab.usage().items()):
         for metric, size in (("RSS", used.resident), ("memory of its group", used.group)):
             if size is not None:
                 figures.append(Figure(f"{unit}, {when}", metric, "MiB", exact(size / 2**20), ""))
+    return figures
+
+
+def ways_of(unit: str) -> tuple[str, ...]:
+    """The ways that go through a service; none for those that no request passes."""
+    if unit.endswith("door"):
+        return ("T2",) if unit.startswith("hybrid") else tuple(WAYS)
+    own = {"ingress-sovereign": "T1", "sovereign-admission": "T1", "sovereign-gateway": "T1"}
+    own |= {"ingress-hybrid": "T2", "hybrid-gateway": "T2"}
+    return (own[unit],) if unit in own else ()
+
+
+def work(kind: str, before: dict[str, Usage], after: dict[str, Usage], asked: int) -> list[Figure]:
+    """Processor time per request of each service, over all cells of a kind; ``asked``: requests per way."""
+    figures = []
+    for unit in sorted(set(before) & set(after)):
+        requests = asked * len(ways_of(unit))
+        if requests:
+            spent = max(0.0, after[unit].cpu - before[unit].cpu) * 1000 / requests
+            figures.append(Figure(f"{unit}, {kind}", "processor time per request", "ms", exact(spent), ""))
     return figures
 
 
@@ -117,6 +137,9 @@ def measure(lab: Lab, quick: bool) -> list[Figure]:
     with lab.standin_kept():
         lab.standin("speed", first_ms=FIRST_MS, token_ms=TOKEN_MS)
         rest = memory(lab, "at rest")
+        used = lab.usage()
+        asked = 0
+        spent: list[Figure] = []
         for cell in todo:
             text = f"{cell.kind}, {cell.parallel} at once"
 
@@ -130,7 +153,13 @@ def measure(lab: Lab, quick: bool) -> list[Figure]:
                 raise Failed(f"Not every answer came from the GPU engine, but also from {', '.join(sorted(wrong))}.")
             figures += judge(cell, found, targets[0].name)
             done += cell.expected
-        figures += rest + memory(lab, "after the load")
+            # Each target was warmed up with two rounds.
+            asked += cell.blocks * cell.block + 2 * cell.parallel
+            if cell.parallel == max(other.parallel for other in todo):
+                now = lab.usage()
+                spent += work(cell.kind, used, now, asked)
+                used, asked = now, 0
+        figures += spent + rest + memory(lab, "after the load")
         # The stand-in keeps every byte that it gets; a thousand requests are enough.
         lab.standin("reset")
     progress.end()

@@ -147,11 +147,11 @@ class Lab:
         self.standin("speed", **json.loads(TOLD.read_text(encoding="utf-8")))
         TOLD.unlink()
 
-    # ---- memory
-    def memory(self) -> dict[str, Memory]:
-        """Memory of each of our services that runs, by unit name without prefix and suffix."""
-        found = json.loads(self.run("python3", "-", stdin=MEMORY))
-        return {short(unit): Memory(*values) for unit, values in found.items()}
+    # ---- what the services use
+    def usage(self) -> dict[str, Usage]:
+        """Memory and processor time of each of our services that runs, by unit name without prefix and suffix."""
+        found = json.loads(self.run("python3", "-", stdin=USAGE))
+        return {short(unit): Usage(*values) for unit, values in found.items()}
 
     def versions(self) -> dict[str, str]:
         """Versions of what stands on the ways."""
@@ -166,15 +166,15 @@ class Lab:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Memory of a service in bytes: resident, shared pages divided among those who share them, and of its group.
+class Usage:
+    """Of a service: resident memory, memory of its group (bytes), processor time of its processes (seconds).
 
     ``group`` counts its page cache as well and is None where the memory controller is not in the unified hierarchy.
     """
 
     resident: int
-    proportional: int
     group: int | None
+    cpu: float
 
 
 def short(unit: str) -> str:
@@ -182,9 +182,9 @@ def short(unit: str) -> str:
     return unit.removeprefix("mushishi-").removesuffix(".service")
 
 
-#: Runs on the machine: memory of the processes of each of our units.
-MEMORY = """
-import json, pathlib, re, subprocess
+#: Runs on the machine: memory and processor time of the processes of each of our units.
+USAGE = """
+import json, os, pathlib, re, subprocess
 show = ["systemctl", "show", "--property=Id,ControlGroup,MemoryCurrent", "mushishi-*.service"]
 found = {}
 for text in subprocess.run(show, capture_output=True, text=True, check=True).stdout.split("\\n\\n"):
@@ -199,17 +199,17 @@ for text in subprocess.run(show, capture_output=True, text=True, check=True).std
             continue
         if unit["ControlGroup"].rsplit("/", 1)[1] in groups:
             pids.append(process)
-    sums = {"VmRSS": 0, "Pss": 0}
+    resident = ticks = 0
     for process in pids:
         try:
-            for name, file in (("VmRSS", "status"), ("Pss", "smaps_rollup")):
-                match = re.search(rf"^{name}:\\s+(\\d+) kB", (process / file).read_text(), re.M)
-                sums[name] += int(match.group(1)) * 1024 if match else 0
+            match = re.search(r"^VmRSS:\\s+(\\d+) kB", (process / "status").read_text(), re.M)
+            resident += int(match.group(1)) * 1024 if match else 0
+            ticks += sum(map(int, (process / "stat").read_text().rpartition(")")[2].split()[11:13]))
         except OSError:
             continue
     current = unit.get("MemoryCurrent", "")
     if pids:
-        found[unit["Id"]] = [sums["VmRSS"], sums["Pss"], int(current) if current.isdigit() else None]
+        group = int(current) if current.isdigit() else None
+        found[unit["Id"]] = [resident, group, ticks / os.sysconf("SC_CLK_TCK")]
 print(json.dumps(found))
 """
-

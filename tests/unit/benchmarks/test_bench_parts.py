@@ -109,6 +109,17 @@ def test_enough_requests_for_a_99th_percentile() -> None:
     assert sum(cell.expected for cell in gateway.cells(quick=True)) < 2 * 60
 
 
+def test_processor_time_is_shared_among_the_requests_that_pass() -> None:
+    units = ("sovereign-gateway", "sovereign-door", "sovereign-llama-coder")
+    before = {name: lab.Usage(0, None, 1.0) for name in units}
+    after = {name: lab.Usage(0, None, 3.0) for name in before}
+    figures = gateway.work("plain", before, after, asked=100)
+    assert {figure.case: figure.estimate.value for figure in figures} == {
+        "sovereign-gateway, plain": 20.0,
+        "sovereign-door, plain": 10.0,
+    }
+
+
 # --- failover
 
 
