@@ -67,7 +67,10 @@ def test_the_next_link_answers(lab: Lab, fault: str) -> None:
     with failing(lab, fault):
         for profile, stream in (("private", True), ("personal", False), ("private", False), ("personal", True)):
             answer = lab.ask(profile, word if profile == "private" else "Say yes.", stream=stream)
-            assert (answer.status, answer.backend) == (200, "cpu"), f"{profile}, stream {stream}: {answer}"
+            # A stream whose first event was sent before it broke off keeps the header that it began with.
+            begun = stream and fault == "cut=0"
+            assert (answer.status, begun or answer.backend) == (200, begun or "cpu"), f"{profile}, {stream}: {answer}"
+            assert "[stand-in" not in answer.text, "not a word of the GPU's"
             assert answer.seconds < SOON, answer
             assert not stream or answer.text.rstrip().endswith("data: [DONE]"), "whole"
     assert lab.seen_outside(word) == 0 and lab.unreadable_outside() == 0

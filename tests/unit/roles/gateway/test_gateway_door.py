@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import mushishi_gateway_probe
 import pytest
 from door_bench import Door, Engine, answer, hang, head, plain, running_door
 
@@ -200,3 +201,11 @@ def test_a_caller_who_leaves_ends_his_request(door: Door, gpu: Engine) -> None:
     while not gpu.ended and time.monotonic() < deadline:
         time.sleep(0.01)
     assert gpu.ended, "the engine was told"
+
+
+def test_the_roles_own_question_knows_a_door(door: Door, gpu: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mushishi_gateway_probe.main(["--door", f"http://127.0.0.1:{door.ports['sovereign']}"]) == 0
+    assert mushishi_gateway_probe.main(["--door", f"http://127.0.0.1:{gpu.port}"]) == 1, "what answers / is no door"
+    gpu.close()
+    assert mushishi_gateway_probe.main(["--door", "http://127.0.0.1:1"]) == 1
+    assert "http://127.0.0.1:1" in capsys.readouterr().err
