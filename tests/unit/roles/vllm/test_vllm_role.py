@@ -166,6 +166,20 @@ def test_an_image_from_an_archive_is_named_by_its_id() -> None:
     assert engine("agent")["image"] == IMAGE
 
 
+def test_a_container_says_which_project_it_was_made_from() -> None:
+    """So that a run that was killed between writing the project and starting it is noticed."""
+    seen = []
+    for size in ("16g", "8g"):
+        bare = {mode: text(mode, vllm_shm_size=size) for mode in MODES}
+        files = value("__vllm_files", __vllm_projects_bare=bare, vllm_shm_size=size)
+        entry = next(item for item in files if item["path"] == "/etc/mushishi/vllm/agent/compose.yml")
+        label = yaml.safe_load(entry["content"])["services"]["engine"]["labels"]["mushishi.project"]
+        assert len(label) == 64 and entry["validate"][:2] == ["docker", "compose"]
+        assert label == value("__vllm_project_hashes", __vllm_projects_bare=bare)["agent"]
+        seen.append(label)
+    assert seen[0] != seen[1]
+
+
 def test_the_prefix_stands_before_the_model() -> None:
     words = engine("agent", vllm_command_prefix=["serve"])["command"]
     assert words[:2] == ["serve", "/models/nemotron-nvfp4"]

@@ -1,0 +1,18 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# usage: bring-image load ARCHIVE | bring-image pull IMAGE
+# Docker keeps each layer that has come whole; a pull that breaks off is tried again and goes on with the others.
+set -u
+case $1 in
+    load) exec docker image load --input "$2" ;;
+    pull)
+        tries=0
+        until docker image pull "$2"; do
+            tries=$((tries + 1))
+            [ "$tries" -lt 8 ] || exit 1
+            echo "the transfer broke off, try $((tries + 1)) of 8"
+            sleep $((tries * 5))
+        done
+        ;;
+    *) exit 2 ;;
+esac
