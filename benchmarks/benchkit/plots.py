@@ -107,6 +107,13 @@ def _errors(figures: Sequence[Figure]) -> list[list[float]]:
     ]
 
 
+def _plain_log(plt: Any, axis: Any) -> None:
+    """Numbers as people write them, at 1, 2 and 5."""
+    axis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(plt.NullFormatter())
+
+
 def draw_converge(plt: Any, figures: Sequence[Figure]) -> Any:
     """Whole runs beside the floor, and where the time of a run without a change goes."""
     whole, roles = converge_bars(figures)
@@ -143,6 +150,7 @@ def draw_gateway(plt: Any, figures: Sequence[Figure]) -> Any:
                     panel.plot([parallel], [bound], marker="_", markersize=22, color=GOAL, markeredgewidth=2)
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
+        _plain_log(plt, panel.yaxis)
         panel.set_xticks([1, 4, 16], ["1", "4", "16"])
         panel.set_xlabel("requests at once")
         panel.grid(True, which="both", linewidth=0.3, color="#d1d5db")
@@ -166,8 +174,8 @@ def draw_failover(plt: Any, figures: Sequence[Figure]) -> Any:
             panel.barh(ys, values, height=0.3, color=COLOURS[way], label=way)
             for y, value in zip(ys, values, strict=True):
                 panel.annotate(
-                    f" {results.number(round(value, 1))}", (value, y), va="center", fontsize=7, xytext=(2, 0),
-                    textcoords="offset points",
+                    f" {results.number(round(value, 1))}", (0, y), xycoords=("axes fraction", "data"), va="center",
+                    fontsize=7, color="white",
                 )  # fmt: skip
             for at, figure in own:
                 if figure.goal:
@@ -175,7 +183,8 @@ def draw_failover(plt: Any, figures: Sequence[Figure]) -> Any:
                     panel.plot([bound, bound], [at - 0.36, at + 0.36], color=GOAL, linewidth=2)
         panel.set_yticks(range(len(cases)), cases)
         panel.set_xscale("log")
-        panel.margins(x=0.3)
+        panel.set_xlim(left=4)
+        panel.set_xticks([10, 100, 1000], ["10", "100", "1000"])
         panel.set_title(title)
         panel.set_xlabel("milliseconds (log scale; green: goals)")
     panels[0][0].invert_yaxis()
