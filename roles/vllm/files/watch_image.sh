@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# shellcheck shell=sh
 # usage: sh -s UNIT LOG
 # Waits 15 seconds, or until the unit ends, and prints how many layers have come and how much of them lies on the disk.
 unit=$1 log=$2 waited=0
