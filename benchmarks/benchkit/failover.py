@@ -83,14 +83,14 @@ class Found:
     back: list[float]
 
 
-async def one_case(lab: Lab, name: str, case: Case, onsets: int, later: int, tell: Callable[[str], None]) -> Found:
+async def one_case(lab: Lab, name: str, case: Case, onsets: int, later: int, tell: Callable[[int], None]) -> Found:
     """Let the engine fail ``onsets`` times from health; ask at once, then ``later`` times in all; let it return."""
     question = Question(TOKENS, stream=True)
     found = Found([], [], [])
     way, cpu = Client(lab.way(name)), Client(lab.direct("cpu"))
     try:
         for number in range(onsets):
-            tell(f"{case.name} {number + 1} of {onsets}")
+            tell(number)
             await until(way, question, "gpu")
             base = (await ask(cpu, question)).first
             lab.standin("fault", fault=case.fault)
@@ -156,17 +156,21 @@ def measure(lab: Lab, quick: bool) -> list[Figure]:
         for name in WAYS:
             for case in CASES:
 
-                def tell(text: str, before: float = done, name: str = name) -> None:
-                    progress.say(f"{name}, {text}", before)
+                times, share = onsets[case.name], case.expected(onsets[case.name], later)
+
+                place = f"{name}, {case.name}"
+
+                def tell(number: int, at: float = done, all_: float = share, of: int = times, text: str = place) -> None:
+                    progress.say(f"{text} {number + 1} of {of}", at + all_ * number / of)
 
                 try:
-                    found = asyncio.run(one_case(lab, name, case, onsets[case.name], later, tell))
+                    found = asyncio.run(one_case(lab, name, case, times, later, tell))
                 except Failed as error:
                     progress.end()
                     print(f"failover: {name}, {case.name}: {error}", flush=True)
                     made.append(Figure(f"{name}, {case.name}", "not answered", "cases", exact(1), "", "<= 0"))
                 else:
                     made += figures(name, case, found)
-                done += case.expected(onsets[case.name], later)
+                done += share
     progress.end()
     return made
