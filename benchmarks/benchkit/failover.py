@@ -160,8 +160,8 @@ def measure(lab: Lab, quick: bool) -> list[Figure]:
 
                 place = f"{name}, {case.name}"
 
-                def tell(number: int, at: float = done, all_: float = share, of: int = times, text: str = place) -> None:
-                    progress.say(f"{text} {number + 1} of {of}", at + all_ * number / of)
+                def tell(number: int, at: float = done, part: float = share, of: int = times, at_: str = place) -> None:
+                    progress.say(f"{at_} {number + 1} of {of}", at + part * number / of)
 
                 try:
                     found = asyncio.run(one_case(lab, name, case, times, later, tell))
