@@ -32,7 +32,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -40,13 +40,13 @@ from typing import IO
 from . import collections, engine, host, scenario
 from .__main__ import prepare
 from .paths import ROOT, STATE
-from .say import Failed, Run
+from .say import Failed, Run, clock
 
 ROUNDS = 10
 #: Throws of the dice for one round.
 DRAWS = 3
-#: Phases of kills(), and of prepare() in __main__.
-PHASES, PREPARE_PHASES = ROUNDS + 3, 4
+#: Phases of prepare() in __main__.
+PREPARE_PHASES = 4
 #: The longest that a killed run may take to reach its moment; later the run counts as hanging.
 RUN_SECONDS = 1200
 HEAD = re.compile(r"^(?:TASK|RUNNING HANDLER) \[(?P<name>.+?)\] \*")
@@ -162,6 +162,15 @@ def tasks_of(lines: Sequence[tuple[float, str]]) -> list[Task]:
     ]
 
 
+@contextlib.contextmanager
+def _step(run: Run, title: str) -> Iterator[None]:
+    """A part of a phase: said when it begins, and with its seconds when it is over."""
+    run.note(f"{title} …")
+    begun = time.monotonic()
+    yield
+    run.note(f"{title}: {clock(time.monotonic() - begun)}")
+
+
 def _start(run: Run, env: dict[str, str]) -> tuple[subprocess.Popen[str], IO[str]]:
     """site.yml in a session of its own, and its output."""
     argv = ["ansible-playbook", "--inventory", str(ROOT / "inventory/lab"), str(ROOT / "playbooks/site.yml")]
@@ -272,7 +281,7 @@ def take_away(run: Run, env: dict[str, str], parts: Sequence[str]) -> None:
 def one_round(run: Run, env: dict[str, str], dice: random.Random, tasks: Sequence[Task], number: int) -> bool:
     """Wreck, kill, converge, ask. True when the run after the kill converged and every profile was answered rightly."""
     try:
-        with run.phase(f"Kill {number + 1}"):
+        with _step(run, f"Kill {number + 1} of {ROUNDS}"):
             where = ""
             # A run with less to do can end before its moment: then nothing was killed, and the dice are thrown again.
             for _attempt in range(DRAWS):
@@ -311,19 +320,19 @@ def kills(run: Run, env: dict[str, str], seed: int | None) -> tuple[int, int]:
     """
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     dice = random.Random(seed)  # noqa: S311 - dice, not secrets
-    run.note(f"seed {seed} (again with: tools/test --kills --seed {seed})")
-    with run.phase("A machine that was never built, converged once and measured"):
+    run.note(f"seed {seed} (the same again: PYTHONPATH=tools .lab/venv/bin/python -m labkit.kills --seed {seed})")
+    with _step(run, "A machine that was never built, converged once and measured"):
         scenario.molecule(run, "destroy", env, "Removing an earlier lab")
         scenario.molecule(run, "create", env, "Creating the lab")
         status, lines = converge(run, env)
         if status != 0:
             raise Failed("The first converge failed: " + _failure(lines))
         tasks = tasks_of(lines)
-    with run.phase("A machine that was never built, for the first kill"):
+    with _step(run, "A machine that was never built, for the first kill"):
         scenario.molecule(run, "destroy", env, "Removing the measured lab")
         scenario.molecule(run, "create", env, "Creating the lab")
     good = [one_round(run, env, dice, tasks, number) for number in range(ROUNDS)]
-    with run.phase("A further run changes nothing"):
+    with _step(run, "A further run changes nothing"):
         status, lines = converge(run, env)
         recap = next((line.strip() for _, line in reversed(lines) if line.startswith("hub ")), "")
         quiet = status == 0 and " changed=0 " in recap
@@ -336,7 +345,7 @@ def kills(run: Run, env: dict[str, str], seed: int | None) -> tuple[int, int]:
 
 def main() -> int:
     """The kills alone: ``python -m labkit.kills``."""
-    parser = argparse.ArgumentParser(prog="tools/test --kills", description="Ten kills of a converge, each mended.")
+    parser = argparse.ArgumentParser(prog="labkit.kills", description="Ten kills of a converge, each mended.")
     parser.add_argument("--seed", type=int, help="the seed that an earlier run printed")
     chosen = parser.parse_args()
     lock = (STATE / "lock").open("w")
@@ -345,11 +354,12 @@ def main() -> int:
     except BlockingIOError:
         print(f"Another tools/lab or tools/test runs in {ROOT}. Wait for it to end.", file=sys.stderr)
         return 1
-    run = Run("kills", PREPARE_PHASES + PHASES)
+    run = Run("kills", PREPARE_PHASES + 1)
     try:
         collections.install(run)
         docker, tag = prepare(run, host.read_host())
-        passed, failed = kills(run, scenario.environment(docker, tag), chosen.seed)
+        with run.phase("Killed converges"):
+            passed, failed = kills(run, scenario.environment(docker, tag), chosen.seed)
     except Failed as error:
         print(f"\n{error}\n\nThe log is {run.log_path}; its last lines:\n{run.tail()}", file=sys.stderr)
         passed, failed = 0, 1
