@@ -155,9 +155,7 @@ def measure(lab: Lab, quick: bool) -> list[Figure]:
         lab.standin("speed", first_ms=5, token_ms=1)
         for name in WAYS:
             for case in CASES:
-
                 times, share = onsets[case.name], case.expected(onsets[case.name], later)
-
                 place = f"{name}, {case.name}"
 
                 def tell(number: int, at: float = done, part: float = share, of: int = times, at_: str = place) -> None:
