@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -44,7 +45,6 @@ class Lab:
         self.hub, self.client = f"{scenario.PREFIX}-hub", f"{scenario.PREFIX}-client"
         self.settings = yaml.safe_load((SCENARIO / "vars.yml").read_text(encoding="utf-8"))
         self.pids = {name: self._pid(name) for name in (self.hub, self.client)}
-        self._engine = self._engine_namespace()
 
     def _docker(self, *words: str, stdin: str = "", check: bool = True) -> str:
         done = subprocess.run(
@@ -95,7 +95,8 @@ class Lab:
         return Target(name, host, port, profile, key, namespace=f"/proc/{self.pids[self.client]}/ns/net")
 
     # ---- the engine stand-in
-    def _engine_namespace(self) -> str:
+    @cached_property
+    def _engine(self) -> str:
         """Path of the network namespace of the engine's container, from this machine."""
         pid = self.run("docker", "inspect", "--format", "{{.State.Pid}}", ENGINE, check=False).strip()
         if not pid.isdigit() or pid == "0":

@@ -18,7 +18,7 @@ def facts(root: Path, versions: Mapping[str, str]) -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "memory_gib": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f}",
         "cpu": cpu_model(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
-        "kernel": platform.release(),
+        "kernel": kernel(platform.release()),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "commit": commit(root),
         "measured_at": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
@@ -32,6 +32,12 @@ def cpu_model(cpuinfo: str) -> str:
     if re.search(r"\d", name) or "model" not in found:
         return name
     return f"{name} (family {found['cpu family']} model {found['model']} stepping {found['stepping']})"
+
+
+def kernel(release: str) -> str:
+    """The version alone: what a builder appends to it says more about him than about the kernel."""
+    found = re.match(r"\d+(?:\.\d+)*", release)
+    return found[0] if found else release
 
 
 def commit(root: Path) -> str:

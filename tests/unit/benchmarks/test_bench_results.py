@@ -94,6 +94,13 @@ def test_a_cpu_has_a_name_that_says_something(cpuinfo: str, name: str) -> None:
     assert machine.cpu_model(cpuinfo) == name
 
 
+@pytest.mark.parametrize(
+    ("release", "version"), [("6.1.0-28-amd64", "6.1.0"), ("6.8.12", "6.8.12"), ("odd", "odd")]
+)
+def test_a_kernel_is_its_version(release: str, version: str) -> None:
+    assert machine.kernel(release) == version
+
+
 def test_a_commit_says_whether_files_differ_from_it(tmp_path: Path) -> None:
     def git(*words: str) -> None:
         who = ["-c", "user.name=x", "-c", "user.email=x@example.test", "-c", "commit.gpgsign=false"]
