@@ -59,7 +59,8 @@ purge() { # those of the named packages that are known here
 """
 #: What the roles make on the machine, by part: shell lines that take it away. Each must succeed on a half-made machine.
 PARTS = {
-    "the packages": "purge caddy haproxy nftables python3-venv",
+    # Only what the depot has; python3-venv, too, belongs to the image and could not come again.
+    "the packages": "purge caddy haproxy nftables",
     "docker's packages": "systemctl stop docker.service docker.socket containerd.service 2>/dev/null || true; "
     "purge docker.io containerd docker-cli docker-compose; rm -rf /etc/docker /etc/systemd/system/docker.service.d",
     "uv": "rm -rf /opt/mushishi/uv",
