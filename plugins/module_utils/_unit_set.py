@@ -377,6 +377,8 @@ def _load(
     shown = manager.show(units)
     outdated = {name for name, status in shown.items() if status["NeedDaemonReload"] == "yes"}
     unknown = {unit.name for unit in units if unit.owned and not shown[unit.name].found}
+    # A file that came back while systemd still had the unit in memory is believed only after a reload (error EBUSY).
+    unknown |= {unit.name for unit in units if unit.owned and shown[unit.name]["LoadState"] in ("error", "bad-setting")}
     if outdated or unknown:
         outcome.daemon_reloaded = bool(outdated)
         if outdated:

@@ -73,6 +73,7 @@ class Systemd:
         if verb == "daemon-reload":
             for unit in self.units.values():
                 unit["NeedDaemonReload"] = "no"
+                unit["LoadState"] = "loaded" if unit["LoadState"] == "error" else unit["LoadState"]
         for name in names:
             if f"{verb} {name}" in self.broken:
                 self.units[name].update(ActiveState="failed", Result="exit-code")
@@ -333,6 +334,13 @@ def test_a_masked_unit_is_refused_unless_it_shall_not_run(run: Any, systemd: Sys
     systemd.add("a.service", LoadState="masked", UnitFileState="masked")
     assert "systemd says that it is masked" in run(unit_set, units=[unit()])["msg"]
     assert not run(unit_set, units=[unit(state="stopped", enabled=False)])["changed"]
+
+
+def test_a_unit_that_systemd_could_not_read_is_read_again(run: Any, systemd: Systemd) -> None:
+    """As after a file that was taken away and came back while systemd had the unit in memory. Found by a killed run."""
+    systemd.add("a.service", LoadState="error", ActiveState="failed")
+    result = run(unit_set, units=[unit()])
+    assert not result["failed"] and systemd.acts[0] == "daemon-reload" and result["started"] == ["a.service"]
 
 
 def test_a_missing_link_of_an_enabled_unit_is_made(run: Any, systemd: Systemd) -> None:
