@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from conftest import HUB, SETTINGS, STANDINS, Lab
+import yaml
+from conftest import HUB, ROOT, SETTINGS, STANDINS, Lab
 
-SOVEREIGN_USERS = tuple(f"mushishi-sovereign-{name}" for name in ("admission", "gateway", "llama", "door", "prober"))
+#: Every service user that exists, so that a new one is attacked without being named here.
+USERS: tuple[str, ...] = tuple(yaml.safe_load((ROOT / "roles/base/vars/main.yml").read_text())["__base_users"])
+SOVEREIGN_USERS = tuple(user for user in USERS if user.startswith("mushishi-sovereign-"))
 OUTCOMES_SHUT = ("refused", "unreachable", "prohibited", "no-family")
 #: What a LAN without a router answers for every address beyond it: there is no route, so no filter is even asked.
 OUTCOMES_NO_ROUTE = ("unreachable", "no-family")
@@ -95,7 +98,7 @@ def test_the_same_probe_is_open_for_others(lab: Lab) -> None:
     assert results["internet v4 dns"]["outcome"] == "resolved"
 
 
-@pytest.mark.parametrize("mode", ["agent", "forensic"])
+@pytest.mark.parametrize("mode", ["agent", "forensic", "coding"])
 def test_no_way_out_of_the_engine_container(lab: Lab, mode: str) -> None:
     lab.gpu(mode)
     try:
@@ -143,29 +146,25 @@ ON_THE_PLANE = [
     for address in ("10.88.0.2", "10.88.0.10", "10.88.0.11", "10.88.0.12")
     for port in (22, 4001, 4011, 4021, 4022, 4023, 6006, 8000, 8001, 8002, 8188)
 ]
-#: Who on the host may open what of it (P2), and not one port more.
-DOOR_USERS = {
-    "root": set(),
-    "nobody": set(),
-    "mushishi-ingress-hybrid": set(),
+#: Who on the host may open what of it (P2), and not one port more. Who is not named opens nothing.
+DOOR_USERS: dict[str, set[str]] = {
     "mushishi-ingress-sovereign": {"10.88.0.2:4001"},
     "mushishi-hybrid-gateway": {"10.88.0.2:4021"},
 }
 
 
-@pytest.mark.parametrize("user", DOOR_USERS)
+@pytest.mark.parametrize("user", ["root", "nobody", *USERS])
 def test_from_the_host_each_opens_its_own_door_alone(lab: Lab, user: str) -> None:
     results = lab.probe(ON_THE_PLANE, [] if user == "root" else as_user(user, plane=False))
-    assert {name for name, result in results.items() if result["outcome"] == "open"} == DOOR_USERS[user]
-    others = {name: result for name, result in results.items() if name not in DOOR_USERS[user]}
-    shut(others, len(ON_THE_PLANE) - len(DOOR_USERS[user]))
+    own = DOOR_USERS.get(user, set())
+    assert {name for name, result in results.items() if result["outcome"] == "open"} == own
+    others = {name: result for name, result in results.items() if name not in own}
+    shut(others, len(ON_THE_PLANE) - len(own))
 
 
-#: Who inside the namespace may open what: the engines are the engine door's and its prober's.
+#: Who inside the namespace may open what: the engines are the engine door's and its prober's. Others open nothing.
 ENGINES = {"10.88.0.2:8001", "10.88.0.2:8002", "10.88.0.10:8000"}
-PLANE_USERS = {
-    "nobody": set(),
-    "mushishi-sovereign-llama": set(),
+PLANE_USERS: dict[str, set[str]] = {
     "mushishi-sovereign-admission": {"127.0.0.1:4011"},
     "mushishi-sovereign-gateway": {"127.0.0.1:4022"},
     "mushishi-sovereign-door": ENGINES,
@@ -173,7 +172,7 @@ PLANE_USERS = {
 }
 
 
-@pytest.mark.parametrize("user", PLANE_USERS)
+@pytest.mark.parametrize("user", ["nobody", *USERS])
 def test_inside_the_plane_each_opens_its_own_ports_alone(lab: Lab, user: str) -> None:
     loopback = [
         {"name": f"127.0.0.1:{port}", "proto": "tcp", "address": "127.0.0.1", "port": port, "timeout": 3}
@@ -181,7 +180,7 @@ def test_inside_the_plane_each_opens_its_own_ports_alone(lab: Lab, user: str) ->
     ]
     results = lab.probe([*ON_THE_PLANE, *loopback], as_user(user, plane=True))
     assert len(results) == len(ON_THE_PLANE) + len(loopback)
-    assert {name for name, result in results.items() if result["outcome"] == "open"} == PLANE_USERS[user]
+    assert {name for name, result in results.items() if result["outcome"] == "open"} == PLANE_USERS.get(user, set())
 
 
 @pytest.mark.parametrize("user", ["mushishi-ingress-sovereign", "mushishi-hybrid-gateway"])

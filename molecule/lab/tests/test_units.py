@@ -8,7 +8,8 @@ import re
 
 import pytest
 import testinfra
-from conftest import Lab, Machine
+import yaml
+from conftest import ROOT, Lab, Machine
 
 UNITS = (
     "mushishi-sovereign-admission",
@@ -22,7 +23,11 @@ UNITS = (
     "mushishi-ingress-hybrid",
 )
 EXPOSURE_MAX = 2.5
-LAB_KEYS = ("lab-nvidia-key", "lab-groq-key", "lab-openrouter-key", "lab-deepseek-key")
+LAB_KEYS: tuple[str, ...] = tuple(
+    yaml.safe_load((ROOT / "inventory/lab/group_vars/all/lab.yml").read_text())["gateway_cloud_keys"].values()
+)
+#: What makes the plane and the guard themselves: no service with a user of its own.
+FOUNDATIONS = {"mushishi-guard", "mushishi-plane"}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +38,13 @@ def host(lab: Lab) -> testinfra.host.Host:
 def test_the_machine_is_the_only_host(host: testinfra.host.Host) -> None:
     """"No hosts matched" is no success."""
     assert host.system_info.distribution in ("debian", "ubuntu")
+
+
+def test_no_unit_is_forgotten(lab: Lab) -> None:
+    """What is looked at below is every unit of ours that the machine has."""
+    out = lab.hub.run("systemctl", "list-unit-files", "--plain", "--no-legend", "--type=service", "mushishi-*")
+    names = {line.split()[0].removesuffix(".service") for line in out.splitlines() if line.strip()}
+    assert {name for name in names if not name.endswith("@")} - FOUNDATIONS == set(UNITS)
 
 
 @pytest.mark.parametrize("unit", UNITS)
