@@ -110,7 +110,7 @@ def memory(lab: Lab, when: str) -> list[Figure]:
 def ways_of(unit: str) -> tuple[str, ...]:
     """The ways that go through a service; none for those that no request passes."""
     if unit.endswith("door"):
-        return ("T2",) if unit.startswith("hybrid") else tuple(WAYS)
+        return tuple(WAYS)
     own = {"ingress-sovereign": "T1", "sovereign-admission": "T1", "sovereign-gateway": "T1"}
     own |= {"ingress-hybrid": "T2", "hybrid-gateway": "T2"}
     return (own[unit],) if unit in own else ()

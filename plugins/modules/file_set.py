@@ -83,7 +83,7 @@ EXAMPLES = r"""
   mushishi.sovereign.file_set:
     entries:
       - {path: /etc/mushishi/door, state: directory, mode: "0755"}
-      - path: /etc/mushishi/door/Caddyfile
+      - path: /etc/mushishi/ingress-sovereign/Caddyfile
         content: "{{ lookup('ansible.builtin.template', 'Caddyfile.j2') }}"
         mode: "0644"
         validate: [/usr/bin/caddy, validate, --adapter, caddyfile, --config, "%s"]
@@ -99,7 +99,7 @@ changed_paths:
   returned: success
   type: list
   elements: str
-  sample: [/etc/mushishi/door/Caddyfile]
+  sample: [/etc/mushishi/ingress-sovereign/Caddyfile]
 """
 
 from collections.abc import Sequence

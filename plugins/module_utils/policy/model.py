@@ -21,7 +21,7 @@ TERMINALS = ("queue", "error")
 #: What each tier may do with the cloud. Fixed: a tier's meaning is no setting.
 TIER_CLOUD = {"T1": "never", "T2": "fallback", "T3": "explicit", "T4": "fallback"}
 
-#: The network without a router (ARCHITECTURE: plane "sovereign") and the addresses on it that are not engines.
+#: The network without a router (docs/planes.md, P1) and the addresses on it that are not engines.
 DEFAULT_LAN = "10.88.0.0/24"
 HOST_OFFSET = 1
 NAMESPACE_OFFSET = 2
