@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 #: Servers alone (-1: of every proxy; 4: servers; -1: all of them), and every stream with its byte counts.
 QUESTION = "show stat -1 4 -1;show sess all"
 SECONDS = 2.0
-MOST = 8 * 1024 * 1024
+#: Some two KiB for each stream, of which the door has no more than its maxconn.
+MOST = 16 * 1024 * 1024
 
 _STREAM = re.compile(r"^0x[0-9a-f]+: \[[^\]]*\] id=(\d+)", re.MULTILINE)
 _BACKEND = re.compile(r"^  backend=(\S+)", re.MULTILINE)
@@ -132,16 +133,21 @@ class Control:
         await self.command(";".join(f"set server {server_of(engine)} state ready" for engine in engines))
 
     async def command(self, text: str) -> str:
-        """One line of commands, and everything that comes back."""
+        """One line of commands, and everything that comes back, up to :data:`MOST` bytes."""
         try:
             return await asyncio.wait_for(self._command(text), SECONDS)
         except TimeoutError:
             raise TimeoutError("the engine door's control channel does not answer") from None
 
     async def _command(self, text: str) -> str:
-        reader, writer = await asyncio.open_connection(*self._address, limit=MOST)
+        reader, writer = await asyncio.open_connection(*self._address, limit=1024 * 1024)
         try:
             writer.write(text.encode() + b"\n")
-            return (await reader.read(-1)).decode("utf-8", "replace")
+            raw = bytearray()
+            while piece := await reader.read(65536):
+                raw += piece
+                if len(raw) > MOST:
+                    raise OSError(f"the engine door's control channel says more than {MOST} bytes")
+            return raw.decode("utf-8", "replace")
         finally:
             writer.close()

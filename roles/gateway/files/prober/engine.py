@@ -13,7 +13,9 @@ from prober.judge import Outcome
 
 CONNECT_SECONDS = 1.0
 METRICS_SECONDS = 1.0
-MOST = 4 * 1024 * 1024
+#: Bytes of an answer that are read at most, and of its head. vLLM's /metrics is some 100 KiB.
+MOST = 512 * 1024
+MOST_HEAD = 64 * 1024
 
 #: What moves in vLLM's /metrics when its engine core takes a step, and only then: the cache fills while a long prompt
 #: is read, tokens are counted when they are made. Requests waiting or running say only what came in.
@@ -27,7 +29,13 @@ STEPS = frozenset(
         "vllm:iteration_tokens_total_sum",
     }
 )
-_SAMPLE = re.compile(r"^([a-z_:]+)(\{[^}]*\})? (\S+)", re.MULTILINE)
+_BEGINNINGS = tuple(STEPS)
+_SAMPLE = re.compile(r"([a-z_:]+)(\{[^}\n]*\})? (\S+)")
+# Twelve digits: more is no length, and thousands of them are more than int() takes.
+_LENGTH = re.compile(rb"(?im)^content-length: *(\d{1,12})\s*$")
+_CHUNKED = re.compile(rb"(?im)^transfer-encoding: *chunked")
+_END_OF_HEAD = b"\r\n\r\n"
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 def request(engine: Engine, key: str) -> bytes:
@@ -57,13 +65,17 @@ def request(engine: Engine, key: str) -> bytes:
 
 def whole(raw: bytes) -> bool:
     """Has an HTTP answer come to the end that its head announces? Without one only the connection's end tells."""
-    head, separator, body = raw.partition(b"\r\n\r\n")
+    head, separator, body = raw.partition(_END_OF_HEAD)
     if not separator:
         return False
-    length = re.search(rb"(?im)^content-length: *(\d+)", head)
-    if length:
-        return len(body) >= int(length[1])
-    return bool(re.search(rb"(?im)^transfer-encoding: *chunked", head)) and body.endswith(b"\r\n0\r\n\r\n")
+    length, chunked = framing(head)
+    return len(body) >= length if length is not None else chunked and body.endswith(_LAST_CHUNK)
+
+
+def framing(head: bytes) -> tuple[int | None, bool]:
+    """What a head says of its body: its length in bytes (None when it gives none), and whether it comes in chunks."""
+    length = _LENGTH.search(head)
+    return (int(length[1]) if length else None, bool(_CHUNKED.search(head)))
 
 
 def read_answer(raw: bytes) -> tuple[Outcome, str]:
@@ -114,19 +126,36 @@ async def _connect(engine: Engine) -> tuple[Outcome, tuple[asyncio.StreamReader,
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
-    """An answer up to its end, and no more than anybody could need."""
-    raw = b""
-    while len(raw) < MOST and not whole(raw):
-        piece = await reader.read(65536)
-        if not piece:
-            break
+    """An answer up to its end, and no more than anybody could need. Each byte is looked at once."""
+    raw = bytearray()
+    begins = -1  # where the body begins
+    length: int | None = None
+    chunked = False
+    while len(raw) < MOST and (piece := await reader.read(65536)):
+        searched = max(0, len(raw) - len(_END_OF_HEAD) + 1)
         raw += piece
-    return raw
+        if begins < 0:
+            found = raw.find(_END_OF_HEAD, searched)
+            if (found if found >= 0 else len(raw)) > MOST_HEAD:
+                break
+            if found < 0:
+                continue
+            length, chunked = framing(bytes(raw[:found]))
+            begins = found + len(_END_OF_HEAD)
+        if len(raw) - begins >= length if length is not None else chunked and raw.endswith(_LAST_CHUNK):
+            break
+    return bytes(raw[:MOST])
 
 
 def steps(text: str) -> dict[str, str]:
     """The samples of vLLM's /metrics that move with each step of the engine core, by name and labels."""
-    return {f"{name}{labels}": value for name, labels, value in _SAMPLE.findall(text) if name in STEPS}
+    found = {}
+    # What follows the last line break may be half a line.
+    for line in text[: text.rfind("\n") + 1].split("\n"):
+        sample = _SAMPLE.match(line) if line.startswith(_BEGINNINGS) else None
+        if sample and sample[1] in STEPS:
+            found[f"{sample[1]}{sample[2] or ''}"] = sample[3]
+    return found
 
 
 async def metrics(engine: Engine) -> dict[str, str] | None:

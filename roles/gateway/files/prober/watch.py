@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from prober.config import LLAMA_CPP, VLLM, Config, Engine, read_config
 from prober.door import Control, Server, Traffic
@@ -26,6 +27,7 @@ POLL_SECONDS = 0.25
 SAMPLE_SECONDS = 0.3
 #: A share of one core above this is work; a server that waits uses a thousandth.
 WORKING_SHARE = 0.1
+Found = TypeVar("Found")
 
 
 class Watched:
@@ -39,6 +41,21 @@ class Watched:
         self.sampled_at = 0.0
         self.steps: dict[str, str] | None = None
         self.cpu: tuple[float, float] | None = None
+        self.said: set[str] = set()
+
+    def say_once(self, text: str) -> None:
+        """A line that is worth saying once for an engine, however often it is true."""
+        if text not in self.said:
+            self.said.add(text)
+            say(f"{self.engine.name}: {text}")
+
+    async def ask(self, asking: Coroutine[None, None, Found], otherwise: Found) -> Found:
+        """What asking the engine gives, or ``otherwise``: nothing that an engine answers ends the prober."""
+        try:
+            return await asking
+        except Exception as exc:  # noqa: BLE001  # whatever it is, the other engines are still to be watched
+            self.say_once(f"what it answers cannot be read: {type(exc).__name__}")
+            return otherwise
 
 
 class Watch:
@@ -153,7 +170,7 @@ class Watch:
     async def _sample(self, watched: Watched) -> None:
         probe = watched.probe
         try:
-            found = await metrics(watched.engine)
+            found = await watched.ask(metrics(watched.engine), None)
         finally:
             watched.sampling, watched.sampled_at = None, time.monotonic()
         if found is None or watched.probe is not probe:
@@ -163,11 +180,12 @@ class Watch:
         watched.steps = found
 
     async def _probe(self, watched: Watched) -> None:
-        outcome, detail = await complete(watched.engine, self._key)
+        broken = (Outcome.BROKEN, "it cannot be read")
+        outcome, detail = await watched.ask(complete(watched.engine, self._key), broken)
         await self._do(watched, watched.judge.answered(time.monotonic(), outcome, detail))
 
     async def _knock(self, watched: Watched) -> None:
-        outcome: Outcome = await knock(watched.engine)
+        outcome: Outcome = await watched.ask(knock(watched.engine), Outcome.BROKEN)
         await self._do(watched, watched.judge.knocked(time.monotonic(), outcome))
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -17,10 +18,16 @@ from typing import Any
 
 import pytest
 from door_bench import CHECKOUT, Door, Engine, hang, plain, render, role_values, running_door
-from prober.config import read_config
-from prober.door import Traffic, parse_servers, parse_streams
-from prober.engine import cpu_seconds, read_answer, request, steps, unit_group
-from prober.judge import Outcome
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prober import door as door_module
+from prober import engine as engine_module
+from prober import watch as watch_module
+from prober.config import Config, read_config
+from prober.config import Engine as Asked
+from prober.door import Control, Traffic, parse_servers, parse_streams
+from prober.engine import cpu_seconds, read_answer, request, steps, unit_group, whole
+from prober.judge import Outcome, Settings
 
 PROGRAM = CHECKOUT / "roles/gateway/files/prober"
 CHAT = "/gpu/v1/chat/completions"
@@ -72,6 +79,15 @@ def gpu() -> Iterator[Engine]:
 def door(gpu: Engine, tmp_path: Path) -> Iterator[Door]:
     with running_door(tmp_path, {"gpu": gpu.port}) as running:
         yield running
+
+
+def test_no_answer_ends_the_prober(door: Door, gpu: Engine, tmp_path: Path) -> None:
+    def script(connection: socket.socket, _raw: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n{}")
+
+    gpu.script = script
+    with prober(door, tmp_path, gpu) as said:
+        said("now failing")
 
 
 @contextmanager
@@ -315,6 +331,114 @@ def test_headers_are_no_sign_of_life_and_a_growing_body_is() -> None:
 )
 def test_an_answer_is_a_completion_or_it_is_not(raw: bytes, outcome: Outcome) -> None:
     assert read_answer(raw)[0] is outcome
+
+
+HEAD = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 999 \r\n",
+        b"Content-Length: ",
+        b"9" * 5000,
+        b"-1",
+        b"Transfer-Encoding: chunked",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\r\n0\r\n\r\n",
+        b'{"choices":[]}',
+        b"vllm:kv_cache_usage_perc",
+        b"{",
+        b"} 1\n",
+    ]
+)
+HOSTILE = st.lists(HEAD | st.binary(max_size=20), max_size=12).map(b"".join)
+
+
+def feed(raw: bytes, size: int = 1 << 20) -> bytes:
+    """What is kept of an answer that comes in pieces and then ends."""
+
+    async def read() -> bytes:
+        reader = asyncio.StreamReader(limit=1 << 26)
+        for at in range(0, len(raw), size):
+            reader.feed_data(raw[at : at + size])
+        reader.feed_eof()
+        return await engine_module._read(reader)
+
+    return asyncio.run(read())
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(raw=HOSTILE, size=st.integers(1, 50))
+def test_no_answer_is_more_than_an_outcome(raw: bytes, size: int) -> None:
+    kept = feed(raw, size)
+    assert raw.startswith(kept) and (kept == raw or whole(kept) or len(raw) > len(kept) > 0)
+    assert read_answer(raw)[0] in set(Outcome)
+    steps(raw.decode("utf-8", "replace"))
+
+
+def test_a_length_of_thousands_of_digits_is_no_length() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b'\r\n\r\n{"choices":[]}'
+    assert not whole(raw) and read_answer(raw)[0] is Outcome.BROKEN
+
+
+def test_an_answer_is_read_once_and_never_without_end() -> None:
+    began = time.monotonic()
+    assert len(feed(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 8_000_000)) == engine_module.MOST
+    assert len(feed(b"x" * 8_000_000)) <= 2 * engine_module.MOST_HEAD
+    for text in ("a" * engine_module.MOST, "vllm:kv_cache_usage_perc{" * 20_000, "vllm:kv_cache_usage_perc{\n" * 20_000):
+        assert steps(text + "\n") == {}
+    assert time.monotonic() - began < 3, "the event loop stands still meanwhile"
+
+
+def test_half_a_line_is_no_sample() -> None:
+    assert steps("vllm:prompt_tokens_total 12\nvllm:generation_tokens_total 1") == {"vllm:prompt_tokens_total": "12"}
+
+
+def test_the_control_channel_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_module, "MOST", 1000)
+
+    async def talk(length: int) -> str:
+        async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(b"x" * length)
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
+            return await Control(server.sockets[0].getsockname()).command("show stat")
+
+    assert len(asyncio.run(talk(1000))) == 1000
+    with pytest.raises(OSError, match="more than 1000 bytes"):
+        asyncio.run(talk(1001))
+
+
+def watching(kind: str = "vllm", unit: str = "") -> tuple[Any, Any]:
+    """A watch with one engine and no door, and what it keeps of that engine."""
+    asked = Asked("gpu", kind, "127.0.0.1", 1, "m", Settings(30, 1.5, work_first=kind == "llama.cpp"), unit)
+    watch = watch_module.Watch(Config(("127.0.0.1", 1), (asked,)), "")
+    return watch, watch._watched["gpu"]
+
+
+def test_whatever_asking_raises_the_prober_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail(*_given: object) -> None:
+        raise ValueError("of the engine")
+
+    for name in ("complete", "knock", "metrics"):
+        monkeypatch.setattr(watch_module, name, fail)
+
+    async def ask() -> None:
+        watch, watched = watching()
+        for _ in range(3):
+            watched.judge.tick(time.monotonic())
+            await watch._probe(watched)
+            await watch._knock(watched)
+            await watch._sample(watched)
+        for task in watch._tasks:
+            task.cancel()
+
+    asyncio.run(ask())
+    assert capsys.readouterr().out.count("cannot be read: ValueError\n") == 1, "said once"
 
 
 def test_the_probe_is_one_token_and_holds_a_key_for_llama_alone(tmp_path: Path) -> None:
