@@ -124,9 +124,12 @@ class Control:
             raise ValueError(f"the engine door's counters have no {exc}") from exc
 
     async def take_out(self, engine: str) -> None:
-        """No request goes to the engine from now on, and those under way end."""
-        server = server_of(engine)
-        await self.command(f"set server {server} state maint;shutdown sessions server {server}")
+        """No request goes to the engine from now on; those under way go on."""
+        await self.command(f"set server {server_of(engine)} state maint")
+
+    async def cut(self, engine: str) -> None:
+        """The requests under way to the engine end."""
+        await self.command(f"shutdown sessions server {server_of(engine)}")
 
     async def put_in(self, *engines: str) -> None:
         """Requests go to these engines again."""

@@ -42,7 +42,8 @@ class Act(Enum):
     PROBE = "probe"  # ask it for one token, and leave the request open
     DROP = "drop"  # give up the open request
     KNOCK = "knock"  # open a connection and close it
-    OUT = "out"  # take it out of the door and cut who waits for it
+    OUT = "out"  # take it out of the door; what flows goes on flowing
+    CUT = "cut"  # end what is under way to it
     IN = "in"  # put it back
 
 
@@ -103,7 +104,9 @@ class Judge:
     @property
     def waited_for(self) -> bool:
         """Does somebody wait for it, a caller or the prober? Then signs of work are worth looking for."""
-        return not self.out and (self._in_flight > 0 or self.probing_since is not None)
+        if self.out:
+            return self.verdict is Verdict.REFUSED and self._in_flight > 0
+        return self._in_flight > 0 or self.probing_since is not None
 
     # --- what is seen
 
@@ -121,7 +124,7 @@ class Judge:
         if not in_flight:
             self._pause, self._newcomer_at = 0.0, None
         self._in_flight, self._callers, self._errors = in_flight, callers, errors
-        return self.tick(now)
+        return self._cut(now) + self.tick(now)
 
     def worked(self, now: float) -> list[Action]:
         """A sign of work: a counter of the engine moved, or it used CPU time."""
@@ -173,6 +176,16 @@ class Judge:
         return min(times)
 
     # --- what follows
+
+    def _cut(self, now: float) -> list[Action]:
+        """Who waits for an engine that is out waits for nothing, but what still moves may come to its end.
+
+        An engine that is told to stop closes its port first and then ends what it has begun.
+        """
+        if not self._in_flight or not self.out:
+            return []
+        quiet = now - max(self._since, self._work_at)
+        return [Act.CUT] if self.verdict is Verdict.HUNG or quiet >= self.settings.patience else []
 
     def _probe_due(self) -> float:
         if self._probe_now is not None:
@@ -241,7 +254,7 @@ class Judge:
         change = Change(before, verdict, now - self._since, why)
         self.verdict, self._since = verdict, now
         if self.out and not was_out:
-            return [Act.OUT, change]
+            return [Act.OUT, *([Act.CUT] if verdict is Verdict.HUNG else []), change]
         if was_out and not self.out:
             self._probe_now, self._knock_at, self._misses = None, now, 0
             return [Act.IN, change]

@@ -117,8 +117,8 @@ class Watch:
             await self._reconcile(watched, server)
 
     async def _reconcile(self, watched: Watched, server: Server) -> None:
-        """The door may have been started anew, and a caller may have slipped in while it was told."""
-        if watched.judge.out and (not server.out or server.in_flight):
+        """The door may have been started anew. Whom to cut is for the judge to say, at each reading."""
+        if watched.judge.out and not server.out:
             await self._steer(watched, Act.OUT)
         elif server.out and not watched.judge.out:
             await self._steer(watched, Act.IN)
@@ -143,6 +143,8 @@ class Watch:
         try:
             if action is Act.OUT:
                 await self._control.take_out(watched.engine.name)
+            elif action is Act.CUT:
+                await self._control.cut(watched.engine.name)
             else:
                 await self._control.put_in(watched.engine.name)
         except OSError as exc:
@@ -153,11 +155,18 @@ class Watch:
             watched.cpu = None
         elif watched.engine.kind == LLAMA_CPP:
             now, used = time.monotonic(), cpu_seconds(watched.engine.unit)
-            if used is not None and watched.cpu is not None and now - watched.cpu[0] >= POLL_SECONDS / 2:
+            if used is None:
+                watched.cpu = None
+                if not watched.judge.out:  # a unit that has ended has no CPU time, and who waits for it is cut
+                    # Nobody can tell a long prompt from a hang now, and the floor is not taken away on a doubt.
+                    unit = watched.engine.unit or "its unit"
+                    watched.say_once(f"the CPU time of {unit} cannot be read: not judged hung while that is so")
+                    watched.judge.worked(now)
+            elif watched.cpu is None:
+                watched.cpu = (now, used)
+            elif now - watched.cpu[0] >= POLL_SECONDS / 2:
                 if used - watched.cpu[1] > WORKING_SHARE * (now - watched.cpu[0]):
                     watched.judge.worked(now)
-                watched.cpu = (now, used)
-            elif used is not None and watched.cpu is None:
                 watched.cpu = (now, used)
         elif (
             watched.engine.kind == VLLM

@@ -92,7 +92,8 @@ def test_a_hang_is_known_in_time_for_the_next_link() -> None:
     assert bench.changes[0][1] is Verdict.HUNG
     assert bench.changes[0][0] - arrived <= 0.25 + GPU.silence + GPU.patience + 0.02 <= 2.5
     out = bench.log.index((bench.changes[0][0], Act.OUT))
-    assert isinstance(bench.log[out + 1][1], Change), "steered first, said afterwards"
+    assert bench.log[out + 1][1] is Act.CUT
+    assert isinstance(bench.log[out + 2][1], Change), "steered first, said afterwards"
 
 
 def test_a_hang_is_found_when_nobody_is_there() -> None:
@@ -199,6 +200,68 @@ def test_an_engine_that_listens_again_and_hangs_stays_out() -> None:
     bench.advance(40)
     assert [verdict for _, verdict in bench.changes] == [Verdict.REFUSED, Verdict.HUNG]
     assert len(bench.acts(Act.OUT)) == 1 and bench.acts(Act.IN) == []
+
+
+def test_a_refusal_cuts_nothing_that_flows() -> None:
+    """An engine that is told to stop closes its port and ends what it has begun."""
+    bench = Bench()
+    bench.caller()
+    bench.note(bench.judge.knocked(bench.now, Outcome.REFUSED))
+    assert bench.acts(Act.OUT) and bench.acts(Act.CUT) == []
+    for _ in range(60):
+        bench.counters["moved"] = True
+        bench.advance(0.5)
+        if bench.judge.probing_since is not None:
+            bench.answer(Outcome.REFUSED)
+    assert bench.judge.out and bench.acts(Act.CUT) == []
+    quiet = bench.now - 100
+    for _ in range(8):
+        bench.advance(0.25)
+        if bench.judge.probing_since is not None:
+            bench.answer(Outcome.REFUSED)
+    assert bench.acts(Act.CUT), "control: nothing moves any more"
+    assert GPU.patience - 0.3 <= bench.acts(Act.CUT)[0] - quiet <= GPU.patience + 0.3
+    assert bench.acts(Act.OUT) == [0.0], "it is out already"
+
+
+def test_a_refusal_cuts_who_waits_for_nothing_after_the_patience() -> None:
+    bench = Bench()
+    bench.caller()
+    bench.note(bench.judge.knocked(bench.now, Outcome.REFUSED))
+    bench.counters["in_flight"] = 0
+    for _ in range(12):
+        bench.advance(0.25)
+        bench.answer(Outcome.REFUSED)
+    assert bench.acts(Act.CUT) == [], "nobody is there"
+    bench.caller()
+    bench.advance(0.25)
+    assert len(bench.acts(Act.CUT)) == 1, "who slipped in meanwhile"
+
+
+def test_on_the_cpu_work_goes_on_behind_a_closed_port() -> None:
+    bench = Bench(CPU)
+    bench.caller()
+    bench.advance(0.25)
+    assert bench.judge.waited_for
+    bench.note(bench.judge.knocked(bench.now, Outcome.REFUSED))
+    assert bench.judge.waited_for, "CPU time is still looked at"
+    for _ in range(120):
+        bench.advance(0.25)
+        bench.note(bench.judge.worked(bench.now))
+        bench.answer(Outcome.REFUSED)
+    assert bench.judge.out and bench.acts(Act.CUT) == []
+    bench.counters["in_flight"] = 0
+    bench.advance(0.25)
+    assert not bench.judge.waited_for
+
+
+def test_who_slips_in_to_a_hung_engine_is_cut_at_the_next_reading() -> None:
+    bench = Bench()
+    bench.advance(32)
+    assert bench.judge.verdict is Verdict.HUNG and len(bench.acts(Act.CUT)) == 1
+    bench.caller()
+    bench.advance(0.25)
+    assert len(bench.acts(Act.CUT)) == 2 and len(bench.acts(Act.OUT)) == 1
 
 
 def test_one_lost_packet_is_no_verdict() -> None:

@@ -441,6 +441,55 @@ def test_whatever_asking_raises_the_prober_goes_on(
     assert capsys.readouterr().out.count("cannot be read: ValueError\n") == 1, "said once"
 
 
+@pytest.mark.parametrize("blind", [True, False])
+def test_cpu_time_that_cannot_be_read_is_no_hang(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], blind: bool
+) -> None:
+    """Control: CPU time that can be read and stands still is one."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(watch_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watch_module, "cpu_seconds", lambda _unit: None if blind else 7.0)
+    watch, watched = watching("llama.cpp", "a.service")
+    watched.judge.tick(now[0])
+    for _ in range(40):
+        now[0] += 0.5
+        watched.judge.seen(now[0], in_flight=1, callers=1, errors=0, moved=False)
+        watch._look_for_work(watched)
+    assert watched.judge.verdict.value == ("serving" if blind else "hung")
+    said = "gpu: the CPU time of a.service cannot be read: not judged hung while that is so\n"
+    assert capsys.readouterr().out == (said if blind else "")
+
+
+def test_a_stream_of_an_engine_that_closed_its_port_flows_to_its_end(door: Door, gpu: Engine, tmp_path: Path) -> None:
+    script: Any = gpu.script
+    begun = threading.Event()
+
+    def stream(connection: socket.socket, raw: bytes) -> None:
+        if b'"content": "."' in raw or raw.startswith(b"GET"):
+            script(connection, raw)
+            return
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        begun.set()
+        for _ in range(16):
+            time.sleep(0.25)
+            connection.sendall(b"3\r\n: x\r\n")
+        connection.sendall(b"0\r\n\r\n")
+
+    gpu.script = stream
+    answers: list[tuple[int, bytes]] = []
+    ask = threading.Thread(target=lambda: answers.append(door.ask("hybrid", "POST", CHAT, b"{}")[::2]))
+    with prober(door, tmp_path, gpu) as said:
+        until(lambda: script.probes == 1)
+        ask.start()
+        assert begun.wait(5)
+        gpu.close()
+        socket.create_connection(("127.0.0.1", gpu.port), 1).close()  # the thread that accepts still holds the socket
+        said("now refused", 3)
+        assert door.ask("hybrid", "POST", CHAT, b"{}")[0] == 503
+        ask.join(10)
+    assert answers[0][0] == 200 and answers[0][1].count(b": x") == 16
+
+
 def test_the_probe_is_one_token_and_holds_a_key_for_llama_alone(tmp_path: Path) -> None:
     path = tmp_path / "prober.json"
     path.write_text(render("prober.json.j2", role_values()))
