@@ -98,6 +98,7 @@ def test_door_has_two_routes_for_each_engine_and_no_other(door: dict[str, list[s
         assert engines
         assert door[f"frontend {plane}"] == [
             f"bind {address}",
+            *(["maxconn 500"] if plane == "hybrid" else []),
             *(
                 f"use_backend engine-{name} if {{ method {method} }} {{ path -m str /{name}/v1/{end} }}"
                 for name in engines
@@ -107,6 +108,28 @@ def test_door_has_two_routes_for_each_engine_and_no_other(door: dict[str, list[s
         ]
     assert not [line for line in door["frontend hybrid"] if "forensic" in line or "coder" in line]
     assert door["backend no-route"][0].startswith("http-request return status 404 content-type application/json")
+
+
+def test_the_hybrid_side_cannot_take_every_connection(door: dict[str, list[str]]) -> None:
+    most = {
+        section: [int(line.split()[1]) for line in lines if line.startswith("maxconn ")]
+        for section, lines in door.items()
+        if section == "global" or section.startswith("frontend ")
+    }
+    assert most == {"global": [4000], "frontend sovereign": [], "frontend hybrid": [500]}
+
+
+def test_no_unit_says_what_the_shared_hardening_overrules(values: dict[str, Any]) -> None:
+    """A drop-in beats the unit file: the same setting here would be read and not be true."""
+    shared = (ROLE.parent / "base/templates/systemd/10-hardening.conf.j2").read_text()
+    ruled = {line.split("=")[0] for line in shared.splitlines() if "=" in line and not line.startswith("#")}
+    assert "Restart" in ruled, "control"
+    # These add up over files.
+    lists = {"SystemCallFilter", "InaccessiblePaths"}
+    for template in ROLE.glob("templates/*.service.j2"):
+        lines = render(template.name, values).splitlines()
+        said = {line.split("=")[0] for line in lines if "=" in line and not line.startswith("#")}
+        assert said & (ruled - lists) == set(), template.name
 
 
 def test_door_passes_on_to_the_engines_of_the_policy_alone(door: dict[str, list[str]], values: dict[str, Any]) -> None:
