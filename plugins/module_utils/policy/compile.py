@@ -68,9 +68,11 @@ def door_routes(policy: Policy) -> list[Row]:
     """The engine door's routes, one for each engine that a chain uses, sorted by backend, proven.
 
     ``prefix`` is what a gateway calls, without a slash at its end; the upstream path is always ``/v1``. ``planes`` are
-    those whose gateway may use the route. Raises :class:`.errors.ProofError`.
+    those whose gateway may use the route. ``last``: no chain has a link behind this engine, so that nobody gains by
+    giving it up early. Raises :class:`.errors.ProofError`.
     """
     used = {plane: policy.engines(plane) for plane in Plane}
+    followed = {link.backend_name for chain in policy.chains() for link in chain.links[:-1]}
     routes: list[Row] = [
         {
             "backend": name,
@@ -80,6 +82,7 @@ def door_routes(policy: Policy) -> list[Row]:
             "model": backend.model,
             "engine": backend.engine,
             "planes": [plane.value for plane in Plane if name in used[plane]],
+            "last": name not in followed,
         }
         for name, backend in sorted({**used[Plane.SOVEREIGN], **used[Plane.HYBRID]}.items())
     ]

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import mushishi_gateway_stream
 from mushishi_gateway_rules import DROPPED_FIELDS, Clients, Refusal, check_body, check_route, load_clients, profiles_of
 
 Scope = MutableMapping[str, Any]
@@ -23,6 +24,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: EX_CONFIG of sysexits.h: the unit does not restart on it.
+EXIT_CONFIG = 78
 
 #: Answers "is the process up"; no key, no content.
 LIVELINESS = ("GET", "/health/liveliness")
@@ -171,10 +175,17 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     given = parser.parse_args()
     # Imported here: the rules above must be testable where LiteLLM is not installed, and this takes seconds.
+    import httpx
     import uvicorn
     import yaml
+    from litellm import CustomStreamWrapper
     from litellm.proxy.proxy_server import app
 
+    try:
+        mushishi_gateway_stream.install(CustomStreamWrapper, httpx.RemoteProtocolError)
+    except mushishi_gateway_stream.Changed as exc:
+        print(f"gateway: {exc}", file=sys.stderr)
+        return EXIT_CONFIG
     config = yaml.safe_load(Path(os.environ["MUSHISHI_GATEWAY_CONFIG"]).read_text(encoding="utf-8"))
     gate = Gate(app, load_clients(os.environ), profiles_of(config))
     uvicorn.run(

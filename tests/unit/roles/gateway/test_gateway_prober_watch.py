@@ -246,6 +246,8 @@ def test_the_configuration_of_the_role_is_read(tmp_path: Path) -> None:
     assert sorted(engines) == ["cpu", "cpu-coder", "gpu", "gpu-coder", "gpu-forensic"]
     assert (engines["gpu"].host, engines["gpu"].port, engines["gpu"].model) == ("10.88.0.10", 8000, "nemotron")
     assert engines["gpu"].settings.patience == 1.5 and not engines["gpu"].settings.work_first
+    patience = {name: engine.settings.patience for name, engine in engines.items()}
+    assert patience == {"gpu": 1.5, "gpu-coder": 1.5, "gpu-forensic": 60, "cpu": 10, "cpu-coder": 10}
     assert engines["cpu"].unit == "mushishi-sovereign-llama-nemotron.service" and engines["cpu"].settings.work_first
     assert engines["cpu-coder"].unit == "mushishi-sovereign-llama-coder.service" and engines["gpu"].unit == ""
 

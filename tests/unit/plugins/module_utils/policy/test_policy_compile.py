@@ -141,6 +141,7 @@ def test_the_door_leads_to_engines_only_and_hybrid_to_the_shared_ones() -> None:
         "gpu-coder": ["sovereign"],
         "gpu-forensic": ["sovereign"],
     }
+    assert {route["backend"] for route in routes if route["last"]} == {"cpu-coder", "gpu-forensic"}
     assert routes[2] == {
         "backend": "gpu",
         "prefix": "/gpu/v1",
@@ -149,6 +150,7 @@ def test_the_door_leads_to_engines_only_and_hybrid_to_the_shared_ones() -> None:
         "model": "nemotron",
         "engine": "vllm",
         "planes": ["sovereign", "hybrid"],
+        "last": False,
     }
 
 
