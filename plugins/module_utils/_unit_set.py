@@ -25,11 +25,16 @@ Runner = Callable[[Sequence[str]], "tuple[int, str, str]"]
 
 # The kernel stamps files with the time of its last clock tick, at most 10 ms old (100 ticks in a second).
 TICK_SECONDS = 0.02
+# A program that cannot work ends within this time after its start: it reads its settings first. Looked at this often.
+SETTLE_SECONDS = 1.0
+POLL_SECONDS = 0.2
 
 _UNIT_FOLDER = "/etc/systemd/system"
 # Written anew by generators at each daemon-reload, with what is on the disk elsewhere.
 _GENERATED = "/run/"
 _RUNNING = ("active", "reloading", "refreshing", "activating")
+# It has ended and waits to be started again: systemd counts that as activating.
+_CRASHED = ("auto-restart", "auto-restart-queued")
 # States of a unit file in which there is nothing to enable.
 _NOT_TO_ENABLE = ("static", "alias", "indirect", "generated", "transient")
 _PROPERTIES = (
@@ -47,6 +52,7 @@ _PROPERTIES = (
     "InactiveExitTimestampMonotonic",
     "StateChangeTimestamp",
     "StateChangeTimestampMonotonic",
+    "NRestarts",
     "Result",
     "ReloadResult",
     "LogNamespace",
@@ -94,9 +100,19 @@ class Status:
         return self["LoadState"] not in ("not-found", "")
 
     @property
-    def running(self) -> bool:
-        """Whether it runs or is about to."""
+    def at_work(self) -> bool:
+        """Whether there is something to stop: it runs, is about to, or will be started again after its failure."""
         return self["ActiveState"] in _RUNNING
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs or is about to. A unit between two crashes does not."""
+        return self.at_work and self["SubState"] not in _CRASHED
+
+    @property
+    def state(self) -> str:
+        """Its state in words."""
+        return f"activating ({self['SubState']})" if self.at_work and not self.running else self["ActiveState"]
 
     def _moment(self, name: str) -> float | None:
         """When it was, as the earlier of two readings: what the clock said then, and what the monotonic clock says now.
@@ -136,6 +152,7 @@ class Outcome:
     reloaded: list[str] = field(default_factory=list)
     daemon_reloaded: bool = False
     differences: Differences = field(default_factory=Differences)
+    notes: list[str] = field(default_factory=list)
 
     def result(self) -> dict[str, Any]:
         """The module's result."""
@@ -149,6 +166,7 @@ class Outcome:
             "restarted": self.restarted,
             "reloaded": self.reloaded,
             "daemon_reloaded": self.daemon_reloaded,
+            "notes": self.notes,
         }
 
 
@@ -232,6 +250,26 @@ def newest_since(paths: Iterable[str], moment: float) -> str | None:
     """The path that was written last, when that was not clearly before ``moment``."""
     latest = max(((written(path), path) for path in paths), default=(0.0, ""))
     return latest[1] if latest[0] + TICK_SECONDS > moment else None
+
+
+def date_back(paths: Iterable[str], now: float) -> list[str]:
+    """Gives the paths whose change time lies in the future the time of now, and returns those.
+
+    The clock was ahead when they were written. Until it has caught up, every start would be before that. Nothing but
+    the change time is touched; a start may follow at once.
+    """
+    early = sorted({path for path in paths if written(path) > now})
+    for path in early:
+        for one in {path, os.path.realpath(path)}:
+            status = os.lstat(one)
+            if os.path.islink(one):
+                os.lchown(one, status.st_uid, status.st_gid)
+            else:
+                os.chmod(one, status.st_mode & 0o7777)
+    if early:
+        # A start within the tick of the kernel that stamped them would count as one before.
+        time.sleep(2 * TICK_SECONDS)
+    return early
 
 
 def install_links(text: str, name: str) -> list[str]:
@@ -336,7 +374,7 @@ def plan_action(
         SovereignError: a file that the unit needs is missing.
     """
     if wanted.state == "stopped":
-        return ("stop", status["ActiveState"]) if status.running and wanted.owned else ("", "")
+        return ("stop", status.state) if status.at_work and wanted.owned else ("", "")
     paths, missing = files_of(wanted, status)
     if missing and not check_mode and wanted.owned:
         raise SovereignError(
@@ -345,7 +383,7 @@ def plan_action(
             "Make it in a task before, or write it as a glob when it may be missing.",
         )
     if not status.running:
-        return ("start", status["ActiveState"] or "absent") if wanted.owned else ("", "")
+        return ("start", status.state or "absent") if wanted.owned else ("", "")
     again = "reload" if wanted.reload else "restart"
     if outdated:
         return again, "runs with an older version of its unit file"
@@ -445,6 +483,7 @@ def ensure(
     }
     after = {"start": "started", "stop": "stopped", "restart": "restarted", "reload": "reloaded"}
     acted = False
+    begun: dict[str, str] = {}
     for unit in units:
         status = shown[unit.name]
         if acted:
@@ -459,19 +498,45 @@ def ensure(
         lists[verb].append(unit.name)
         _note(outcome, unit.name, why, after[verb])
         if not check_mode:
-            if status["ActiveState"] == "failed":
+            if verb != "stop":
+                _date_back(unit, status, outcome)
+            if status["ActiveState"] == "failed" or (status.at_work and not status.running):
                 # A unit that failed too often in a short time would refuse to start.
                 manager.call("reset-failed", "--", unit.name)
             manager.act(verb, unit)
             acted = True
+            if verb in ("start", "restart"):
+                begun[unit.name] = manager.show([unit])[unit.name]["NRestarts"]
     if acted:
-        _confirm(units, manager)
+        _confirm(units, begun, manager)
     return outcome.result()
 
 
-def _confirm(units: Sequence[Wanted], manager: Manager) -> None:
-    """Raises an error when a unit is not, or no longer, in the state that is wanted."""
-    shown = manager.show(units)
-    for unit in units:
-        if unit.owned and shown[unit.name].running != (unit.state == "started"):
-            raise manager.failure(unit, f"it is not {unit.state} although it was told to be")
+def _date_back(unit: Wanted, status: Status, outcome: Outcome) -> None:
+    for path in date_back(files_of(unit, status)[0], time.time()):
+        outcome.notes.append(
+            f"unit {unit.name}: {path} was last changed in the future: the clock was ahead. Its change time is now; else "
+            "the unit would be restarted in every run."
+        )
+
+
+def _confirm(units: Sequence[Wanted], begun: Mapping[str, str], manager: Manager) -> None:
+    """Raises an error when a unit is not, or no longer, in the state that is wanted.
+
+    ``begun``: how often systemd had restarted those by itself that were started just now. One wait for all of them.
+    """
+    end = time.monotonic() + (SETTLE_SECONDS if begun else 0)
+    while True:
+        last = time.monotonic() >= end
+        shown = manager.show(units)
+        for unit in units:
+            status = shown[unit.name]
+            up = status.running if unit.state == "started" else status.at_work
+            if unit.owned and up != (unit.state == "started"):
+                raise manager.failure(unit, f"it is not {unit.state} although it was told to be")
+            if unit.name in begun and status["NRestarts"] != begun[unit.name]:
+                raise manager.failure(unit, "it ended soon after its start and was started again by systemd")
+        if last:
+            return
+        # Nothing is waited for but time: that nothing happens has no event.
+        time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))

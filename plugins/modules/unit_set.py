@@ -183,6 +183,8 @@ def main() -> None:
         )
     except SovereignError as error:
         module.fail_json(msg=str(error))
+    for note in result.pop("notes"):
+        module.warn(note)
     module.exit_json(**result)
 
 

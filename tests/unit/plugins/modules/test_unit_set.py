@@ -31,6 +31,7 @@ class Systemd:
         self.commands: list[str] = []
         self.broken: set[str] = set()
         self.crashing: set[str] = set()
+        self.later: dict[str, list[dict[str, str]]] = {}
 
     def add(self, name: str, **properties: Any) -> Path:
         """Adds a unit with a file; returns the path of that."""
@@ -83,6 +84,8 @@ class Systemd:
 
     def _shown(self, name: str) -> str:
         found = self.units.get(name, {"LoadState": "not-found", "ActiveState": "inactive"})
+        if name in self.units and found["ActiveState"] != "inactive" and self.later.get(name):
+            found.update(self.later[name].pop(0))
         return "\n".join(f"{key}={value}" for key, value in {"Id": name, **found}.items())
 
     def _act(self, verb: str, name: str) -> None:
@@ -90,6 +93,8 @@ class Systemd:
         if verb in ("enable", "disable"):
             unit["UnitFileState"] = f"{verb}d"
         elif verb in ("start", "restart"):
+            if unit.get("SubState") == "auto-restart":
+                return
             unit["ActiveState"] = "failed" if name in self.crashing else "active"
             self.began(name, time.time())
         elif verb == "stop":
@@ -114,6 +119,8 @@ def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Systemd:
     folder = tmp_path / "units"
     folder.mkdir()
     monkeypatch.setattr(_unit_set, "_UNIT_FOLDER", str(folder))
+    monkeypatch.setattr(_unit_set, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(_unit_set, "POLL_SECONDS", 0.01)
     stand_in = Systemd(folder)
     monkeypatch.setattr(basic.AnsibleModule, "run_command", lambda _self, command, **_options: stand_in(command))
     return stand_in
@@ -328,6 +335,70 @@ def test_a_unit_that_does_not_stay_up_is_found(run: Any, systemd: Systemd) -> No
     systemd.crashing.add("a.service")
     result = run(unit_set, units=[unit()])
     assert result["failed"] and "it is not started although it was told to be" in result["msg"]
+
+
+CRASHED = {"ActiveState": "activating", "SubState": "auto-restart", "Result": "exit-code"}
+
+
+@pytest.mark.parametrize(
+    ("later", "words"),
+    [
+        ([{}, {}, CRASHED], "it is not started although it was told to be; it is activating (auto-restart)"),
+        ([{}, {}, {"ActiveState": "failed", "SubState": "failed"}], "it is not started although it was told to be"),
+        ([{}, {}, {"NRestarts": "1"}], "it ended soon after its start and was started again by systemd"),
+    ],
+)
+def test_a_unit_that_ends_soon_after_its_start_is_found(
+    run: Any, systemd: Systemd, later: list[dict[str, str]], words: str
+) -> None:
+    """The first two looks find it alive."""
+    systemd.add("a.service", NRestarts="0", SubState="running")
+    systemd.add("b.service", NRestarts="0", SubState="running")
+    systemd.later["a.service"] = [dict(entry) for entry in later]
+    result = run(unit_set, units=[unit(), unit("b.service")])
+    assert result["failed"] and words in result["msg"] and "the last words" in result["msg"]
+
+
+def test_a_unit_between_two_crashes_does_not_run(run: Any, systemd: Systemd) -> None:
+    systemd.add("a.service")
+    settle()
+    systemd.run_for("a.service", **CRASHED)
+    predicted = run(unit_set, check=True, units=[unit()])
+    assert predicted["started"] == ["a.service"]
+    assert predicted["diff"]["before"] == {"a.service": "activating (auto-restart)"}
+    assert run(unit_set, units=[unit(owned=False)])["changed"] is False
+    again = run(unit_set, units=[unit()])
+    assert again["failed"], "it crashes on"
+    systemd.units["a.service"].update(CRASHED)
+    assert run(unit_set, check=True, units=[unit(state="stopped")])["stopped"] == ["a.service"], "it would come again"
+
+
+def test_a_file_from_the_future_restarts_once(
+    run: Any, systemd: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock was ahead when the file was written; only the kernel sets a change time, so that is played here."""
+    systemd.add("a.service")
+    (tmp_path / "a.conf").write_text("x")
+    (tmp_path / "link.conf").symlink_to("a.conf")
+    first = {path: os.lstat(path).st_ctime_ns for path in tmp_path.glob("*.conf")}
+    real = _unit_set.written
+
+    def ahead(path: str) -> float:
+        unchanged = any(os.lstat(one).st_ctime_ns == first.get(Path(one)) for one in (path, os.path.realpath(path)))
+        return real(path) + 3600 * unchanged
+
+    monkeypatch.setattr(_unit_set, "written", ahead)
+    said: list[str] = []
+    monkeypatch.setattr(basic.AnsibleModule, "warn", lambda _self, text: said.append(text))
+    settle()
+    systemd.run_for("a.service")
+    units = [unit(files=[str(tmp_path / "*.conf")])]
+    for _again in range(2):
+        assert run(unit_set, check=True, units=units)["restarted"] == ["a.service"] and not said, "a dry run only looks"
+    assert run(unit_set, units=units)["restarted"] == ["a.service"]
+    assert len(said) == 2 and f"{tmp_path}/a.conf was last changed in the future" in said[0]
+    assert not run(unit_set, units=units)["changed"]
+    assert (tmp_path / "a.conf").read_text() == "x" and (tmp_path / "link.conf").is_symlink()
 
 
 def test_a_masked_unit_is_refused_unless_it_shall_not_run(run: Any, systemd: Systemd) -> None:
