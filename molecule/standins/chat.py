@@ -20,12 +20,14 @@ def send_answer(
     first: float = 0.0,
     each: float = 0.0,
     cut_after: int | None = None,
+    short_after: int | None = None,
     greeting: bytes = b"",
 ) -> bool:
     """Send an answer; False when the connection is of no use afterwards (cut, or the client is gone).
 
     `first` and `each` are seconds before the first and every further token; `cut_after` ends a stream after that many
-    pieces of content, and a plain answer in the middle of its body.
+    pieces of content, and a plain answer in the middle of its body. `short_after` ends a stream's body in good order after
+    that many pieces, without saying why the answer ends; a plain answer is whole.
     """
     if not stream:
         time.sleep(first + each * max(0, len(answer.pieces) - 1))
@@ -50,6 +52,8 @@ def send_answer(
         if is_content:
             if cut_after is not None and said >= cut_after:
                 return False
+            if short_after is not None and said >= short_after:
+                break
             if said:
                 time.sleep(each)
             said += 1

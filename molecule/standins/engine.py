@@ -40,13 +40,14 @@ FAULTS: dict[str, float | None] = {
     "404": None,
     "drop": None,
     "cut": 3.0,
+    "short": 3.0,
     "unhealthy": None,
     "slow-first-token": 60.0,
     "slow-prompt": 60.0,
     "slow-serial": 60.0,
     "refuse": None,
 }
-"""What an engine can be told, with the default number of those that take one (seconds; pieces for ``cut``)."""
+"""What an engine can be told, with the default number of those that take one (seconds; pieces for ``cut`` and ``short``)."""
 
 SLOW_WORD = "SLOW-PROMPT"
 """A prompt that holds this is the one that takes long under ``slow-prompt`` and ``slow-serial``."""
@@ -561,6 +562,7 @@ class Engine:
                 first=first,
                 each=self.each,
                 cut_after=int(fault.value) if fault.kind == "cut" else None,
+                short_after=int(fault.value) if fault.kind == "short" else None,
             )
             if whole:
                 answer, reason = made, made.finish_reason

@@ -76,6 +76,15 @@ def test_the_next_link_answers(lab: Lab, fault: str) -> None:
     assert lab.seen_outside(word) == 0 and lab.unreadable_outside() == 0
 
 
+@pytest.mark.parametrize("profile", ["private", "personal"])
+def test_a_stream_that_ends_before_it_began_is_asked_for_elsewhere(lab: Lab, profile: str) -> None:
+    """The engine hangs up in good order, without a word and without a reason."""
+    with failing(lab, "short=0"):
+        answer = lab.ask(profile, stream=True)
+    assert answer.status == 200 and "[stand-in" not in answer.text, answer
+    assert '"content":"' in answer.text.replace('": "', '":"') and answer.text.rstrip().endswith("data: [DONE]"), answer
+
+
 def test_an_answer_that_breaks_off_before_its_end_is_asked_for_elsewhere(lab: Lab) -> None:
     """Not streamed, nothing of it has reached the caller yet."""
     with failing(lab, "cut"):
@@ -84,11 +93,12 @@ def test_an_answer_that_breaks_off_before_its_end_is_asked_for_elsewhere(lab: La
             assert (answer.status, answer.backend) == (200, "cpu"), answer
 
 
+@pytest.mark.parametrize("fault", ["cut=3", "short=3"])
 @pytest.mark.parametrize("profile", ["private", "personal"])
-def test_a_stream_that_breaks_off_ends_with_an_error(lab: Lab, profile: str) -> None:
-    """Never a made-up end, and never the rest of another engine's answer."""
+def test_a_stream_that_breaks_off_ends_with_an_error(lab: Lab, profile: str, fault: str) -> None:
+    """Never a made-up end, and never the rest of another engine's answer; also when the engine hangs up in good order."""
     word = marker(profile)
-    with failing(lab, "cut=3"):
+    with failing(lab, fault):
         answer = lab.ask(profile, word, stream=True, max_tokens=20)
     assert (answer.status, answer.backend) == (200, "gpu")
     assert "[DONE]" not in answer.text
@@ -176,6 +186,55 @@ def test_a_stopped_process_on_the_cpu_is_found(lab: Lab) -> None:
             lab.hub.run("systemctl", "kill", "--signal=CONT", CPU_UNIT)
         lab.until(lambda: lab.ask("private").backend == "cpu", "the CPU floor is back", 10)
     assert journal.of("cpu")[-1].startswith("cpu: hung for ")
+
+
+@contextmanager
+def settings_of_the_prober(lab: Lab, engine: str, **values: float) -> Iterator[None]:
+    """The prober judges one engine by other settings; afterwards by the role's again."""
+    path = "/etc/mushishi/gateway/prober.json"
+    before = lab.hub.run("cat", path)
+    settings = json.loads(before)
+    next(entry for entry in settings["engines"] if entry["name"] == engine).update(values)
+    lab.hub.run("tee", path, stdin=json.dumps(settings))
+    try:
+        lab.hub.run("systemctl", "restart", PROBER)
+        yield
+    finally:
+        lab.hub.run("tee", path, stdin=before)
+        lab.hub.run("systemctl", "restart", PROBER)
+
+
+def cpu_seen_by_the_prober(lab: Lab) -> int:
+    """CPU time of llama-server in microseconds, read where the prober reads it: in its own view of the file system."""
+    pid = lab.hub.run("systemctl", "show", "-P", "MainPID", PROBER).strip()
+    group = lab.hub.run("systemctl", "show", "-P", "ControlGroup", CPU_UNIT).strip()
+    # The prober looks beside its own control group.
+    own = lab.hub.run("systemctl", "show", "-P", "ControlGroup", PROBER).strip()
+    assert group.rpartition("/")[0] == own.rpartition("/")[0]
+    text = lab.hub.run("nsenter", f"--target={pid}", "--mount", "cat", f"/sys/fs/cgroup{group}/cpu.stat")
+    return int(dict(line.split() for line in text.splitlines())["usage_usec"])
+
+
+def test_a_long_prompt_on_the_cpu_is_work(lab: Lab) -> None:
+    """The real llama-server, slowed down so that it works for several times the patience; nobody gets a byte meanwhile.
+
+    The negative is the stopped process above: it has the same open port and no CPU time.
+    """
+    patience = 1.0
+    with failing(lab, "refuse"), settings_of_the_prober(lab, "cpu", patience_seconds=patience):
+        lab.until(lambda: lab.ask("private").backend == "cpu", "the CPU floor answers", 20)
+        journal, used = Journal(lab), cpu_seen_by_the_prober(lab)
+        # A fifth of a core: above the share that counts as work, and a second of work takes five.
+        lab.hub.run("systemctl", "set-property", "--runtime", CPU_UNIT, "CPUQuota=20%")
+        try:
+            answer = lab.ask("private", "Count. " * 60, max_tokens=800, ignore_eos=True, timeout=180)
+        finally:
+            lab.hub.run("systemctl", "set-property", "--runtime", CPU_UNIT, "CPUQuota=")
+        assert (answer.status, answer.backend) == (200, "cpu"), answer
+        assert answer.seconds > 3 * patience, "control: so long that an engine without work would be judged"
+        assert cpu_seen_by_the_prober(lab) > used, "work can be seen"
+        said = journal.of("cpu")
+        assert not [line for line in said if "hung" in line or "cannot be read" in line], said
 
 
 def door_says(lab: Lab, command: str) -> str:

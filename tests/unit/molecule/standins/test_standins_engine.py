@@ -224,6 +224,17 @@ def test_500_and_unhealthy(ask: Ask, running: engine.Engine) -> None:
     )
 
 
+def test_short_ends_in_good_order_and_says_no_reason(ask: Ask, running: engine.Engine) -> None:
+    for pieces in (0, 2):
+        running.set_fault(f"short={pieces}")
+        reply = ask("POST", "/v1/chat/completions", _chat(stream=True))
+        said = [json.loads(line[6:]) for line in reply.body.decode().splitlines() if line.startswith("data: ")]
+        assert sum(bool(event["choices"][0]["delta"].get("content")) for event in said) == pieces
+        assert not any(event["choices"][0]["finish_reason"] for event in said) and b"[DONE]" not in reply.body
+    running.set_fault("ok")
+    assert b"[DONE]" in ask("POST", "/v1/chat/completions", _chat(stream=True)).body, "control"
+
+
 def test_cut_slow_and_refuse(ask: Ask, running: engine.Engine) -> None:
     running.set_fault("cut=2")
     with pytest.raises(http.client.IncompleteRead) as cut:
