@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils import _files
 from ansible_collections.mushishi.sovereign.plugins.module_utils._diff import Differences
@@ -140,24 +140,43 @@ def _kind(status: os.stat_result) -> str:
     return "special file"
 
 
-def _blocks(path: str) -> Iterator[bytes]:
-    """The content of the file at ``path``, a link in the last place refused."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as stream:
-        while block := stream.read(_BLOCK):
-            yield block
+def _blocks(path: str, thing: str, what: str) -> Iterator[bytes]:
+    """The content of the file at ``path``, a link in the last place refused.
+
+    The file is opened before the first block is asked for. Errors say ``what`` of which ``thing`` cannot be read.
+
+    Raises:
+        SovereignError: it cannot be opened; from the iterator: it cannot be read.
+    """
+
+    def unreadable(error: OSError) -> SovereignError:
+        return SovereignError(thing, f"{what} cannot be read ({error.strerror})", "Look at it.")
+
+    def rest(stream: BinaryIO) -> Iterator[bytes]:
+        with stream:
+            try:
+                while block := stream.read(_BLOCK):
+                    yield block
+            except OSError as error:
+                raise unreadable(error) from None
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return rest(os.fdopen(descriptor, "rb"))
+    except OSError as error:
+        raise unreadable(error) from None
 
 
 def _source_blocks(entry: Entry) -> Iterator[bytes]:
     """The wanted content of a file, read once more at each call."""
     if entry.content is not None:
         return iter((entry.content,))
-    try:
-        return _blocks(os.path.realpath(entry.source or ""))
-    except OSError as error:
-        raise SovereignError(
-            entry.thing, f"src {entry.source} cannot be read ({error.strerror})", "Look at it."
-        ) from None
+    return _blocks(os.path.realpath(entry.source or ""), entry.thing, f"src {entry.source}")
+
+
+def _present_blocks(entry: Entry) -> Iterator[bytes]:
+    """The content that is there now."""
+    return _blocks(entry.path, entry.thing, "what is there")
 
 
 def _source_size(entry: Entry, *, check_mode: bool) -> int | None:
@@ -179,8 +198,8 @@ def _same_content(entry: Entry, size: int | None, found: os.stat_result) -> bool
     if size != found.st_size:
         return False
     if entry.content is not None:
-        return b"".join(_blocks(entry.path)) == entry.content
-    return _digest(_blocks(entry.path)) == _digest(_source_blocks(entry))
+        return b"".join(_present_blocks(entry)) == entry.content
+    return _digest(_present_blocks(entry)) == _digest(_source_blocks(entry))
 
 
 def _digest(blocks: Iterator[bytes]) -> str:
@@ -231,7 +250,7 @@ def compare(entry: Entry, *, check_mode: bool) -> Change:
     size = _source_size(entry, check_mode=check_mode)
     if found is not None and _same_content(entry, size, found):
         return Change(entry, properties, None, found)
-    before = "" if found is None else _shown(_blocks(entry.path), found.st_size)
+    before = "" if found is None else _shown(_present_blocks(entry), found.st_size)
     after = f"as {entry.source}\n" if size is None else _shown(_source_blocks(entry), size)
     return Change(entry, properties, (before, after), found)
 

@@ -227,3 +227,24 @@ def test_a_power_cut_before_the_name_leaves_the_old_file(
         with pytest.raises(KeyboardInterrupt):
             run(file_set, entries=[entry("conf", content="new\n", mode="0644")])
     assert (tmp_path / "conf").read_text() == "old\n"
+
+
+def test_a_source_that_cannot_be_read_is_named(
+    run: Any, entry: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc/self/mem opens, and fails at its first byte."""
+    result = run(file_set, entries=[entry("a", src="/proc/self/mem", mode="0644")])
+    assert result["failed"] and "src /proc/self/mem cannot be read" in result["msg"]
+    source = tmp_path / "source"
+    source.write_text("x")
+    opens = os.open
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path) == str(source):
+            raise PermissionError(13, "Permission denied")
+        return opens(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    result = run(file_set, entries=[entry("a", src=str(source), mode="0644")])
+    assert result["failed"] and f"src {source} cannot be read (Permission denied)" in result["msg"]
+    assert os.listdir(tmp_path) == ["source"]
