@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 
@@ -373,7 +374,8 @@ def _complete(wanted: Wanted, open_at: Opener, status: Status, pause: Callable[[
             if failures >= wanted.attempts:
                 raise SovereignError(
                     f"model file {wanted.path}",
-                    f"{wanted.source} broke off {failures} times ({error}), {human(_partial_size(wanted))} are kept",
+                    f"{shown_source(wanted.source)} broke off {failures} times ({error}), "
+                    f"{human(_partial_size(wanted))} are kept",
                     "Look at the network and run again: it goes on where it ended.",
                 ) from None
             wait = min(30.0, FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
@@ -394,14 +396,14 @@ def _wrong(wanted: Wanted, status: Status) -> SovereignError | None:
     if wanted.size_bytes is not None and size != wanted.size_bytes:
         return SovereignError(
             f"model file {wanted.path}",
-            f"{wanted.source} gave {size} bytes, expected {wanted.size_bytes}",
+            f"{shown_source(wanted.source)} gave {size} bytes, expected {wanted.size_bytes}",
             "Correct size_bytes and sha256, or the source. Nothing was kept.",
         )
     found = sha256_of(part, status)
     if found != wanted.sha256:
         return SovereignError(
             f"model file {wanted.path}",
-            f"what {wanted.source} gave has the sha256 {found}, expected {wanted.sha256}",
+            f"what {shown_source(wanted.source)} gave has the sha256 {found}, expected {wanted.sha256}",
             "Correct the sha256, or the source. Nothing was kept.",
         )
     return None
@@ -438,8 +440,8 @@ def _one_attempt(wanted: Wanted, open_at: Opener, status: Status) -> int:
             _note(
                 status,
                 wanted,
-                f"{wanted.source} has changed or cannot go on in the middle; {human(done)} of an earlier transfer are"
-                " given up, it begins anew.",
+                f"{shown_source(wanted.source)} has changed or cannot go on in the middle; {human(done)} of an earlier"
+                " transfer are given up, it begins anew.",
             )
             done = transfer.offset
         if done == 0:
@@ -472,6 +474,17 @@ def _begin_partial(wanted: Wanted, validator: str) -> None:
     _write_json(wanted.path + ".part.json", record)
     with open(wanted.path + ".part", "xb"):
         pass
+
+
+def shown_source(source: str | None) -> str:
+    """A source as people may read it: without user, password and query, which often hold a token."""
+    if source is None or local_source(source) is not None:
+        return str(source)
+    try:
+        parts = urlsplit(source)
+    except ValueError:
+        return "(no address)"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def local_source(source: str) -> str | None:
@@ -536,7 +549,11 @@ def _forget_partial(wanted: Wanted) -> None:
 
 def _write_json(path: str, value: dict[str, Any]) -> None:
     temporary = f"{path}.{os.getpid()}.new"
-    with open(temporary, "w", encoding="utf-8") as stream:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    # 0600, because a source can hold a token.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         json.dump(value, stream, sort_keys=True)
         stream.write("\n")
     os.rename(temporary, path)

@@ -174,7 +174,7 @@ def open_web(url: str, offset: int, validator: str, timeout: int) -> core.Transf
             return open_web(url, 0, "", timeout)
         if 400 <= error.code < 500 and error.code not in (408, 425, 429):
             raise SovereignError(
-                f"source {url}",
+                f"source {core.shown_source(url)}",
                 f"the server refuses it (HTTP {error.code} {error.reason})",
                 "Correct the url, or what it needs to be allowed.",
             ) from None
@@ -219,7 +219,7 @@ def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     )
     if params["url"] and not params["url"].startswith(("https://", "http://", "file://")):
         raise SovereignError(
-            f"model file {wanted.path}", f"url {params['url']!r} is no web or file address", "Use https://."
+            f"model file {wanted.path}", f"url {core.shown_source(params['url'])!r} is no web or file address", "Use https://."
         )
     status = core.Status(None if check_mode else params["status_file"])
     plan = core.make_plan(wanted, status)

@@ -491,3 +491,34 @@ def test_the_stamp_is_part_of_what_is_remembered(tmp_path: Path) -> None:
     assert core.remembered(wanted, stamp)
     assert not core.remembered(wanted, replace(stamp, ctime_ns=5))
     assert not core.remembered(replace(wanted, sha256="0" * 64), stamp)
+
+
+def test_a_token_in_the_source_is_not_shown(params: dict[str, Any], server: Server, tmp_path: Path) -> None:
+    """Neither in a message nor to another user of the machine."""
+    params["url"] = f"{server.url}?token=s3cret"
+    params["status_file"] = str(tmp_path / "status.json")
+    params["attempts"] = 1
+    server.break_after = [400_000]
+    with pytest.raises(SovereignError) as broken:
+        module.ensure(params, check_mode=False)
+    record = Path(params["path"] + ".part.json")
+    assert "s3cret" in record.read_text() and record.stat().st_mode & 0o777 == 0o600
+    server.refuse = 403
+    with pytest.raises(SovereignError) as refused:
+        module.ensure(params, check_mode=False)
+    for error in (broken, refused):
+        assert server.url in str(error.value) and "s3cret" not in str(error.value)
+    assert "s3cret" not in (tmp_path / "status.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("https://anna:pw@h:8443/a/b.gguf?X-Sig=1#f", "https://h:8443/a/b.gguf"),
+        ("https://h/a", "https://h/a"),
+        ("/srv/a?b", "/srv/a?b"),
+        ("https://[x", "(no address)"),
+    ],
+)
+def test_a_source_as_people_read_it(source: str, wanted: str) -> None:
+    assert core.shown_source(source) == wanted
