@@ -189,7 +189,7 @@ def test_a_stopped_process_on_the_cpu_is_found(lab: Lab) -> None:
 
 
 @contextmanager
-def settings_of_the_prober(lab: Lab, engine: str, **values: float) -> Iterator[None]:
+def settings_of_the_prober(lab: Lab, engine: str, **values: Any) -> Iterator[None]:
     """The prober judges one engine by other settings; afterwards by the role's again."""
     path = "/etc/mushishi/gateway/prober.json"
     before = lab.hub.run("cat", path)
@@ -215,26 +215,30 @@ def cpu_seen_by_the_prober(lab: Lab) -> int:
     return int(dict(line.split() for line in text.splitlines())["usage_usec"])
 
 
-def test_a_long_prompt_on_the_cpu_is_work(lab: Lab) -> None:
-    """The real llama-server, slowed down so that it works for several times the patience; nobody gets a byte meanwhile.
+def test_work_on_the_cpu_is_seen(lab: Lab) -> None:
+    """The real llama-server, slowed down, and not a byte for the caller meanwhile: the prober sees that it works.
 
-    The negative is the stopped process above: it has the same open port and no CPU time.
+    The negative is the stopped process above. Control: a prober that looks at a unit that is not there says so.
     """
-    patience = 1.0
-    with failing(lab, "refuse"), settings_of_the_prober(lab, "cpu", patience_seconds=patience):
+    with failing(lab, "refuse"):
         lab.until(lambda: lab.ask("private").backend == "cpu", "the CPU floor answers", 20)
-        journal, used = Journal(lab), cpu_seen_by_the_prober(lab)
-        # A fifth of a core: above the share that counts as work, and a second of work takes five.
-        lab.hub.run("systemctl", "set-property", "--runtime", CPU_UNIT, "CPUQuota=20%")
-        try:
-            answer = lab.ask("private", "Count. " * 60, max_tokens=800, ignore_eos=True, timeout=180)
-        finally:
-            lab.hub.run("systemctl", "set-property", "--runtime", CPU_UNIT, "CPUQuota=")
-        assert (answer.status, answer.backend) == (200, "cpu"), answer
-        assert answer.seconds > 3 * patience, "control: so long that an engine without work would be judged"
-        assert cpu_seen_by_the_prober(lab) > used, "work can be seen"
-        said = journal.of("cpu")
-        assert not [line for line in said if "hung" in line or "cannot be read" in line], said
+        for unit in (CPU_UNIT, "not-there.service"):
+            journal = Journal(lab)
+            with settings_of_the_prober(lab, "cpu", unit=unit):
+                lab.until(lambda: any(line.startswith("watching ") for line in journal.lines()), "it watches", 20)
+                before = cpu_seen_by_the_prober(lab)
+                lab.hub.run("systemctl", "set-property", "--runtime", CPU_UNIT, "CPUQuota=15%")
+                try:
+                    answer = lab.ask("private", "Count. " * 10, max_tokens=700, temperature=0, timeout=120)
+                finally:
+                    lab.hub.run("systemctl", "set-property", "--runtime", CPU_UNIT, "CPUQuota=")
+                assert (answer.status, answer.backend) == (200, "cpu"), answer
+                assert answer.seconds > 0.6, "control: longer than two of the prober's readings"
+                assert cpu_seen_by_the_prober(lab) > before, "its view of the file system shows the work"
+                said = journal.of("cpu")
+                assert not [line for line in said if "now hung" in line], said
+                blind = any("cannot be read" in line for line in said)
+                assert blind is (unit != CPU_UNIT), said
 
 
 def door_says(lab: Lab, command: str) -> str:

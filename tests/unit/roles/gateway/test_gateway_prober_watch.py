@@ -386,7 +386,8 @@ def test_an_answer_is_read_once_and_never_without_end() -> None:
     began = time.monotonic()
     assert len(feed(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 8_000_000)) == engine_module.MOST
     assert len(feed(b"x" * 8_000_000)) <= 2 * engine_module.MOST_HEAD
-    for text in ("a" * engine_module.MOST, "vllm:kv_cache_usage_perc{" * 20_000, "vllm:kv_cache_usage_perc{\n" * 20_000):
+    open_labels = "vllm:kv_cache_usage_perc{"
+    for text in ("a" * engine_module.MOST, open_labels * 20_000, f"{open_labels}\n" * 20_000):
         assert steps(text + "\n") == {}
     assert time.monotonic() - began < 3, "the event loop stands still meanwhile"
 
