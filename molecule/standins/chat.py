@@ -26,8 +26,8 @@ def send_answer(
     """Send an answer; False when the connection is of no use afterwards (cut, or the client is gone).
 
     `first` and `each` are seconds before the first and every further token; `cut_after` ends a stream after that many
-    pieces of content, and a plain answer in the middle of its body. `short_after` ends a stream's body in good order after
-    that many pieces, without saying why the answer ends; a plain answer is whole.
+    pieces of content, and a plain answer in the middle of its body. `short_after` ends a stream's body in good order
+    after that many pieces, without saying why the answer ends; a plain answer is whole.
     """
     if not stream:
         time.sleep(first + each * max(0, len(answer.pieces) - 1))

@@ -47,7 +47,7 @@ FAULTS: dict[str, float | None] = {
     "slow-serial": 60.0,
     "refuse": None,
 }
-"""What an engine can be told, with the default number of those that take one (seconds; pieces for ``cut`` and ``short``)."""
+"""What an engine can be told, with the default number of those that take one (seconds; pieces: ``cut``, ``short``)."""
 
 SLOW_WORD = "SLOW-PROMPT"
 """A prompt that holds this is the one that takes long under ``slow-prompt`` and ``slow-serial``."""

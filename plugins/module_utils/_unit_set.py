@@ -515,8 +515,8 @@ def ensure(
 def _date_back(unit: Wanted, status: Status, outcome: Outcome) -> None:
     for path in date_back(files_of(unit, status)[0], time.time()):
         outcome.notes.append(
-            f"unit {unit.name}: {path} was last changed in the future: the clock was ahead. Its change time is now; else "
-            "the unit would be restarted in every run."
+            f"unit {unit.name}: {path} was last changed in the future: the clock was ahead. Its change time is now; "
+            "else the unit would be restarted in every run."
         )
 
 

@@ -59,6 +59,10 @@ class Journal:
         """Its verdicts on one engine."""
         return [line for line in self.lines() if line.startswith(f"{engine}: ")]
 
+    def begun(self) -> bool:
+        """Whether the prober has begun to watch since."""
+        return any(line.startswith("watching ") for line in self.lines())
+
 
 @pytest.mark.parametrize("fault", ["refuse", "drop", "cut=0", "500", "unhealthy", "404", "hang", "hang-all", "sleep"])
 def test_the_next_link_answers(lab: Lab, fault: str) -> None:
@@ -96,7 +100,7 @@ def test_an_answer_that_breaks_off_before_its_end_is_asked_for_elsewhere(lab: La
 @pytest.mark.parametrize("fault", ["cut=3", "short=3"])
 @pytest.mark.parametrize("profile", ["private", "personal"])
 def test_a_stream_that_breaks_off_ends_with_an_error(lab: Lab, profile: str, fault: str) -> None:
-    """Never a made-up end, and never the rest of another engine's answer; also when the engine hangs up in good order."""
+    """Never a made-up end, never the rest of another engine's answer; also when the engine hangs up in good order."""
     word = marker(profile)
     with failing(lab, fault):
         answer = lab.ask(profile, word, stream=True, max_tokens=20)
@@ -225,7 +229,7 @@ def test_work_on_the_cpu_is_seen(lab: Lab) -> None:
         for unit in (CPU_UNIT, "not-there.service"):
             journal = Journal(lab)
             with settings_of_the_prober(lab, "cpu", unit=unit):
-                lab.until(lambda: any(line.startswith("watching ") for line in journal.lines()), "it watches", 20)
+                lab.until(journal.begun, "it watches", 20)
                 before = cpu_seen_by_the_prober(lab)
                 lab.hub.run("systemctl", "set-property", "--runtime", CPU_UNIT, "CPUQuota=15%")
                 try:

@@ -91,8 +91,10 @@ def refused(lab: Lab, tmp_path: Path, variables: dict[str, Any], words: list[str
 
 
 def test_the_same_call_without_the_mistake_is_accepted(raw_lab: Lab) -> None:
-    """Control: it was the bad input that was refused, not the way it was given. First, because a key that a later test puts
-    back is newer than its service, and a restart is predicted for it."""
+    """Control: it was the bad input that was refused, not the way it was given.
+
+    It comes first: a key that a later test puts back is newer than its service, and a restart is predicted for it.
+    """
     with nullcontext():
         done = play("site", "--extra-vars", json.dumps({"llama_cpp_memory_reserve": 536870912}), "--check")
     assert done.returncode == 0, done.stdout[-2000:]
