@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,13 @@ def prober(door: Door, folder: Path, gpu: Engine, **settings: float) -> Iterator
             process.wait()
 
 
+def stop(engine: Engine) -> None:
+    """Refuse from here on. The thread that accepts still holds the socket; a knock ends it, ours or the prober's."""
+    engine.close()
+    with suppress(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", engine.port), 1).close()
+
+
 def until(wanted: Callable[[], bool], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while not wanted():
@@ -199,9 +206,7 @@ def test_a_stopped_engine_is_out_within_two_seconds_and_back_within_one(
 ) -> None:
     with prober(door, tmp_path, gpu) as said:
         until(lambda: gpu.script.probes == 1)  # type: ignore[attr-defined]  # a Vllm
-        gpu.close()
-        # The thread that accepts still holds the socket; a knock ends it.
-        socket.create_connection(("127.0.0.1", gpu.port), 1).close()
+        stop(gpu)
         said("now refused", 3)
         began = time.monotonic()
         assert door.ask("hybrid", "POST", CHAT, b"{}")[0] == 503 and time.monotonic() - began < 0.2
@@ -485,8 +490,7 @@ def test_a_stream_of_an_engine_that_closed_its_port_flows_to_its_end(door: Door,
         until(lambda: script.probes == 1)
         ask.start()
         assert begun.wait(5)
-        gpu.close()
-        socket.create_connection(("127.0.0.1", gpu.port), 1).close()  # the thread that accepts still holds the socket
+        stop(gpu)
         said("now refused", 3)
         assert door.ask("hybrid", "POST", CHAT, b"{}")[0] == 503
         ask.join(10)
