@@ -226,6 +226,27 @@ def hold(path: str, me: Owner, lease: int, *, judged: str, takeover: bool, look_
         return Outcome(verdict, record, before)
 
 
+def keep(path: str, me: Owner, *, look_only: bool) -> Outcome:
+    """Refreshes the lock that this run took before: V(kept), or V(lost) when it is not ours any more.
+
+    A run that has the lock in check mode wrote none; V(looked) then.
+
+    Raises:
+        SovereignError: the folder of the lock cannot be written.
+    """
+    if look_only:
+        before = read(path)
+        lost = before is not None and not same_run(before.owner, me)
+        return Outcome("lost" if lost else "looked", before, before)
+    with _alone(path):
+        before = read(path)
+        if before is None or not same_run(before.owner, me):
+            return Outcome("lost", before, before)
+        record = Record(before.token, me, before.since, time.time())
+        _write(path, record)
+        return Outcome("kept", record, before)
+
+
 def free(path: str, me: Owner, *, look_only: bool) -> Outcome:
     """Gives the lock back when it is ours. Another run's lock stays: it took ours over.
 
@@ -264,6 +285,20 @@ def refusal(record: Record, now: float, lease: int, *, alive: bool) -> str:
     return (
         f"{head} Wait until it ends. If it is certain that it is dead, run again with -e converge_lock_takeover=true; "
         f"without a sign of life the lock lapses at {lapses}."
+    )
+
+
+def lost(record: Record | None, now: float) -> str:
+    """The message for a run that no longer has the lock, or never took it."""
+    head = "converge lock: this run does not have the lock that it should hold"
+    if record is None:
+        return (
+            f"{head}. Another run took it over and has ended, or this one left out the task that takes it. Nothing "
+            "more is changed. Run the whole playbook again."
+        )
+    return (
+        f"{head}; it was taken over by {describe(record, now)}. Nothing more is changed. Wait until that run ends, and "
+        "run again."
     )
 
 

@@ -35,8 +35,10 @@ options:
   state:
     description:
       - V(held) takes the lock, or refreshes it when this run has it. V(free) gives it back.
+      - V(kept) refreshes the lock that this run took before, and fails when it has it no longer. In check mode it fails
+        when another run has it.
     type: str
-    choices: [held, free]
+    choices: [held, kept, free]
     default: held
   path:
     description:
@@ -98,6 +100,10 @@ EXAMPLES = r"""
 - name: One run at a time
   mushishi.sovereign.converge_lock:
 
+- name: This run still has the machine
+  mushishi.sovereign.converge_lock:
+    state: kept
+
 - name: The next run may come
   mushishi.sovereign.converge_lock:
     state: free
@@ -107,8 +113,8 @@ RETURN = r"""
 verdict:
   description: >-
     What happened. V(taken), V(kept) (it was ours), V(dead), V(lapsed) and V(ordered) (taken over from another run),
-    V(refused); for O(state=free) V(freed), V(free) (there was none), V(not ours) (another run has taken it over) or
-    V(looked) (check mode).
+    V(refused); for O(state=kept) V(kept), V(lost) or V(looked) (check mode); for O(state=free) V(freed), V(free)
+    (there was none), V(not ours) (another run has taken it over) or V(looked) (check mode).
   returned: always
   type: str
   sample: taken
@@ -150,6 +156,8 @@ def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     now = time.time()
     if params["state"] == "free":
         outcome = _lock.free(path, me, look_only=check_mode)
+    elif params["state"] == "kept":
+        outcome = _lock.keep(path, me, look_only=check_mode)
     else:
         outcome = _lock.hold(
             path,
@@ -169,6 +177,9 @@ def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     if outcome.verdict == "refused" and outcome.record:
         result["failed"] = True
         result["msg"] = _lock.refusal(outcome.record, now, params["lease_seconds"], alive=False)
+    elif outcome.verdict == "lost":
+        result["failed"] = True
+        result["msg"] = _lock.lost(outcome.record, now)
     elif outcome.verdict == "not ours" and outcome.record:
         result["msg"] = f"Another run has taken the lock over: {_lock.describe(outcome.record, now)}."
     return result
@@ -179,7 +190,7 @@ def main() -> None:
     words = {"type": "str", "required": True}
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["held", "free"], "default": "held"},
+            "state": {"type": "str", "choices": ["held", "kept", "free"], "default": "held"},
             "path": {"type": "path", "default": "/run/mushishi/converge.lock"},
             "lease_seconds": {"type": "int", "default": 7200},
             "takeover": {"type": "bool", "default": False},

@@ -22,7 +22,7 @@ STATIC_PHASES, UNIT_PHASES, PREPARE_PHASES, SCENARIO_PHASES = 2, 1, 4, 7
 
 
 def count(path: Path) -> tuple[int, int]:
-    """Passed and failed tests in a JUnit file; a missing file counts as one failure."""
+    """Passed and failed tests in a JUnit file; a missing file, or nothing that ran, counts as one failure."""
     if not path.is_file():
         return 0, 1
     passed = failed = 0
@@ -30,7 +30,8 @@ def count(path: Path) -> tuple[int, int]:
         bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
         failed += bad
         passed += int(suite.get("tests", 0)) - bad - int(suite.get("skipped", 0))
-    return passed, failed
+    # A part that ran nothing, because a filter matched nothing, has shown nothing.
+    return passed, failed or int(passed == 0)
 
 
 def unit(run: Run, arguments: Sequence[str]) -> tuple[int, int]:

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=sh
-# usage: sh -s UNIT LOG
+# usage: sh -s UNIT LOG [TOKEN]
 # Waits 15 seconds, or until the unit ends, and prints how many layers have come and how much of them lies on the disk.
 unit=$1 log=$2 waited=0
-# A sign of life for runs that wait for this one (see plugins/modules/converge_lock.py).
-touch -c /run/mushishi/converge.lock
+# A sign of life for runs that wait for this one (see plugins/modules/converge_lock.py). TOKEN names the lock of this run:
+# one that was taken over is another run's, and stays as it is.
+lock=/run/mushishi/converge.lock
+if [ -n "${3-}" ] && grep -qsF "\"token\": \"$3\"" "$lock"; then
+    touch -c "$lock"
+fi
 while [ "$waited" -lt 15 ]; do
     case $(systemctl show --property=ActiveState --value "$unit") in
         active | activating) ;;

@@ -69,3 +69,22 @@ def test_options_that_cannot_be_meant(run: Any, tmp_path: Path, options: dict[st
     full = {"path": str(tmp_path / "lock"), "owner": vars(ANNA), **options}
     result = run(converge_lock, **{name: value for name, value in full.items() if value is not None})
     assert result["failed"] and message in result["msg"]
+
+
+def test_a_run_that_lost_its_lock_ends(run: Any, tmp_path: Path) -> None:
+    token = asked(run, tmp_path, ANNA)["record"]["token"]
+    kept = asked(run, tmp_path, ANNA, state="kept")
+    assert kept["verdict"] == "kept" and kept["record"]["token"] == token and not kept["changed"]
+    asked(run, tmp_path, BEN, judged=token)
+    lost = asked(run, tmp_path, ANNA, state="kept")
+    assert lost["failed"] and lost["verdict"] == "lost" and "ben" in lost["msg"]
+    assert asked(run, tmp_path, BEN, state="kept")["verdict"] == "kept", "control: whose it is goes on"
+    asked(run, tmp_path, BEN, state="free")
+    none = asked(run, tmp_path, ANNA, state="kept")
+    assert none["failed"] and "Run the whole playbook again" in none["msg"]
+
+
+def test_a_dry_run_has_no_lock_to_lose(run: Any, tmp_path: Path) -> None:
+    assert asked(run, tmp_path, ANNA, check=True, state="kept")["verdict"] == "looked"
+    asked(run, tmp_path, BEN)
+    assert asked(run, tmp_path, ANNA, check=True, state="kept")["failed"], "another run is at work"
