@@ -260,7 +260,7 @@ def date_back(paths: Iterable[str], now: float) -> list[str]:
     """
     early = sorted({path for path in paths if written(path) > now})
     for path in early:
-        for one in (path, os.path.realpath(path)):
+        for one in dict.fromkeys((path, os.path.realpath(path))):
             status = os.lstat(one)
             if os.path.islink(one):
                 os.lchown(one, status.st_uid, status.st_gid)
