@@ -129,6 +129,8 @@ def test_one_connection_serves_many_requests_and_the_host_decides(net: Net) -> N
 
 def test_refuse_is_a_real_refusal_of_one_provider_and_heals(net: Net) -> None:
     with net.tls(net.address("groq"), "api.groq.com") as idle:
+        # An answer to a later caller: the provider has finished the handshake of this one, too.
+        assert net.chat("groq").status == 200
         net.running.set_mode("groq", "refuse")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(net.address("groq"), 2.0)
