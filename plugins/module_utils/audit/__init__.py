@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: MIT
+"""The audit: attacks on the guarantee, what they found, and the report of it. Standard library alone, relative imports alone:
+
+the modules ship this package to a machine, and the role ``audit`` installs it there as the package ``audit``.
+"""
