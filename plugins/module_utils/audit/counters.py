@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Standing evidence: the guard's counters kept across reloads and reboots, and whether its rules are in force.
 
-One file, standard library alone: the role ``guard`` puts it on the machine, where ``mushishi-guard-evidence.timer`` runs
-``check``. A packet that a sovereign process sent beyond its plane is an alarm; so are rules that are not the ones that
-were loaded. What an audit provokes is kept apart by a mark (:func:`audit_in_progress`). Numbers alone are written.
+One file, standard library alone: the role ``guard`` puts it on the machine, where a timer runs ``check``. A packet that
+a sovereign process sent beyond its plane is an alarm; so are rules that are not the ones that were loaded. What an
+audit provokes is kept apart by a mark (:func:`audit_in_progress`). Numbers alone are written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, TextIO
 
 HOST, PLANE = "host", "plane"
 TABLE = "inet mushishi_guard"
@@ -79,7 +79,7 @@ def counters_of(listing: str) -> dict[str, int]:
 
 
 def digest(listing: str) -> str:
-    """A hash of the chains and rules of a listing. Counts, handles, elements of sets and empty open chains are left out."""
+    """A hash of a listing's chains and rules, without counts, handles, elements of sets and empty open chains."""
     chains: dict[str, Any] = {}
     for item in json.loads(listing)["nftables"]:
         if "chain" in item:
@@ -157,7 +157,7 @@ def metrics(state: State, in_force: Mapping[str, bool]) -> str:
                 labels = f'plane="{plane}",direction="{name}",cause="{cause}"'
                 lines.append(f"mushishi_guard_refused_packets_total{{{labels}}} {packets}")
     values = {
-        "sovereign_egress_packets": ("Packets of sovereign processes beyond their plane", sum(state["egress"].values())),
+        "sovereign_egress_packets": ("Sovereign packets beyond their plane", sum(state["egress"].values())),
         "sovereign_egress_since_seconds": ("When that count began", int(state["since"])),
         "alarm": ("Whether something waits for an acknowledgement", int(bool(state["egress"] or state["rules"]))),
         "checked_seconds": ("When this was read", int(state["checked"])),
@@ -180,7 +180,7 @@ def date(moment: float) -> str:
 class Evidence:
     """The tables of this machine, and what is remembered of them."""
 
-    def __init__(self, places: Optional[Places] = None, run: Runner = run_program) -> None:
+    def __init__(self, places: Places | None = None, run: Runner = run_program) -> None:
         self._places = places or Places()
         self._run = run
 
@@ -191,7 +191,7 @@ class Evidence:
     def _inside(self, plane: str) -> list[str]:
         return [] if plane == HOST else ["nsenter", f"--net={self._places.namespace}", "--"]
 
-    def listing(self, plane: str) -> Optional[str]:
+    def listing(self, plane: str) -> str | None:
         """The table as it is, or None when there is none."""
         tables = self._run([*self._inside(plane), "nft", "--json", "list", "tables", "inet"], "")
         names = [item["table"]["name"] for item in json.loads(tables)["nftables"] if "table" in item]
@@ -273,7 +273,7 @@ class Evidence:
             return ""
         return text.rpartition(")")[2].split()[19]
 
-    def marked(self) -> Optional[bool]:
+    def marked(self) -> bool | None:
         """None without a mark; else whether the audit that set it still lives."""
         try:
             pid, start = self._places.mark.read_text(encoding="ascii").split()
@@ -335,6 +335,11 @@ def replace(path: Path, text: str, mode: int = 0o644) -> None:
     new.replace(path)
 
 
+def say(stream: TextIO, text: str) -> None:
+    """One line."""
+    stream.write(text + "\n")
+
+
 def totals() -> dict[str, Any]:
     """``{since, checked, egress, line, problems, planes: {plane: {counter: {traffic, audit}}}}``. As root.
 
@@ -355,7 +360,7 @@ def audit_in_progress() -> Iterator[None]:
         evidence.end_audit()
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """``check``, ``acknowledge``, ``totals``, ``audit begin --pid N``, ``audit end``."""
     parser = argparse.ArgumentParser(description="Standing evidence of the guard.")
     words = parser.add_subparsers(dest="word", required=True)
@@ -369,18 +374,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     evidence = Evidence()
     try:
         if given.word == "totals":
-            print(json.dumps(evidence.totals(), sort_keys=True))
+            say(sys.stdout, json.dumps(evidence.totals(), sort_keys=True))
         elif given.word == "acknowledge":
-            print(f"Acknowledged: {evidence.acknowledge()}")
+            say(sys.stdout, f"Acknowledged: {evidence.acknowledge()}")
         elif given.word == "audit":
             evidence.begin_audit(given.pid) if given.verb == "begin" else evidence.end_audit()
         else:
             problems = evidence.check()
             for problem in problems:
-                print(f"ALARM {problem}", file=sys.stderr)
+                say(sys.stderr, f"ALARM {problem}")
             return EXIT_EGRESS if any("egress" in text for text in problems) else EXIT_RULES if problems else 0
     except (Blind, OSError, ValueError, subprocess.TimeoutExpired) as error:
-        print(f"The guard's evidence cannot be read: {error}", file=sys.stderr)
+        say(sys.stderr, f"The guard's evidence cannot be read: {error}")
         return EXIT_BLIND
     return 0
 

@@ -77,7 +77,9 @@ def resolve(host: str) -> list[str]:
     return sorted({str(entry[4][0]) for entry in found})
 
 
-def learn(known: Known, hosts: Iterable[str], ask: Resolver, now: float) -> tuple[Known, dict[str, list[str]], list[str]]:
+def learn(
+    known: Known, hosts: Iterable[str], ask: Resolver, now: float
+) -> tuple[Known, dict[str, list[str]], list[str]]:
     """What is known after asking; the addresses that each name means now; what to say of it."""
     names = sorted(set(hosts))
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -128,12 +130,12 @@ def transaction(sets: Mapping[str, Iterable[str]]) -> str:
 def hosts_file(user: User, current: Mapping[str, Iterable[str]]) -> str:
     """What the unit sees as /etc/hosts."""
     lines = ["127.0.0.1 localhost", "::1 localhost"]
-    lines += [f"{address} {host}" for host in sorted(user.hosts) for address in current.get(host, [])]
+    lines += [f"{address} {host}" for host in sorted(user.hosts) for address in sorted(current.get(host, []))]
     return "\n".join(lines) + "\n"
 
 
 def write_in_place(path: Path, text: str) -> None:
-    """Into the same file, because a unit has it mounted; shorter text is filled up first, so that nothing old is left."""
+    """Into the same file, because a unit has it mounted; shorter text is filled up first: nothing old is left."""
     with contextlib.suppress(FileNotFoundError):
         if path.read_text(encoding="utf-8") == text:
             return

@@ -139,6 +139,7 @@ ROWS = (
     ),
     Row("base", "systemd/20-plane.conf.j2", f"{UNITS}/mushishi-sovereign-.service.d/20-plane.conf"),
     Row("base", "systemd/journald@sovereign.conf.j2", "/etc/systemd/journald@sovereign.conf"),
+    Row("base", "systemd/sovereign-engines.slice.j2", f"{UNITS}/sovereign-engines.slice"),
     Row("base", "systemd/sovereign.slice.j2", f"{UNITS}/sovereign.slice"),
     Row("docker_engine", "10-guard.conf.j2", f"{UNITS}/docker.service.d/10-guard.conf"),
     Row("gateway", "haproxy.cfg.j2", "/etc/mushishi/gateway/haproxy.cfg"),
