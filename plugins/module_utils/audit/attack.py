@@ -24,7 +24,9 @@ from .model import Row
 from .static import INERT, SOCKETS, cgroup_of, group, listening, t1_trees
 
 #: There is no way: the kernel found no route, no address of its own, or no such family.
-NO_ROUTE = frozenset({"ENETUNREACH", "EAFNOSUPPORT", "EADDRNOTAVAIL", "ENODEV", "EINVAL", "EPFNOSUPPORT", "EPROTONOSUPPORT", "ENETDOWN"})
+NO_ROUTE = frozenset(
+    {"ENETUNREACH", "EAFNOSUPPORT", "EADDRNOTAVAIL", "ENODEV", "EINVAL", "EPFNOSUPPORT", "EPROTONOSUPPORT", "ENETDOWN"}
+)
 #: Somebody said no.
 REFUSED = frozenset({"ECONNREFUSED", "EPERM", "EACCES", "EHOSTUNREACH", "ECONNRESET", "EHOSTDOWN", "EPROTO"})
 AT_ONCE_MS = 1000.0
@@ -35,9 +37,19 @@ NOT_SENT = frozenset({"path", "rule", "beyond", "silent", "allowed", "kind", "sw
 PYTHON = ("/usr/bin/python3", "-I", "-c")
 NO_RIGHTS = ("--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
 FAMILIES = (
-    ("AF_UNIX", "stream"), ("AF_INET6", "stream"), ("AF_INET", "raw"), ("AF_PACKET", "raw"), ("AF_NETLINK", "raw"), ("AF_VSOCK", "stream"),
-    ("AF_ALG", "dgram"), ("AF_BLUETOOTH", "stream"), ("AF_CAN", "raw"), ("AF_TIPC", "dgram"), ("AF_KEY", "raw"), ("AF_XDP", "raw"),
-)  # fmt: skip
+    ("AF_UNIX", "stream"),
+    ("AF_INET6", "stream"),
+    ("AF_INET", "raw"),
+    ("AF_PACKET", "raw"),
+    ("AF_NETLINK", "raw"),
+    ("AF_VSOCK", "stream"),
+    ("AF_ALG", "dgram"),
+    ("AF_BLUETOOTH", "stream"),
+    ("AF_CAN", "raw"),
+    ("AF_TIPC", "dgram"),
+    ("AF_KEY", "raw"),
+    ("AF_XDP", "raw"),
+)
 #: What each address is asked: a console, the web, QUIC's port, names, the hybrid gateway, a ping.
 ASKED = (("tcp", 22), ("tcp", 80), ("tcp", 443), ("tcp", 4000), ("udp", 443), ("dns", 53), ("icmp", 0))
 #: Ports of the plane's services and of those that come later.
@@ -100,7 +112,17 @@ def attack(machine: Machine, place: Place, targets: Sequence[Mapping[str, Any]])
                 rows.append(one)
     for path, each in sweeps.items():
         # What was refused is one row for all; what was not is a row of its own, above.
-        rows.append(Row(each[0].kind, each[0].rule, place.source, path, "refused", max(one.ms or 0.0 for one in each), f"each of {len(each)}: {each[0].detail}"))
+        rows.append(
+            Row(
+                each[0].kind,
+                each[0].rule,
+                place.source,
+                path,
+                "refused",
+                max(one.ms or 0.0 for one in each),
+                f"each of {len(each)}: {each[0].detail}",
+            )
+        )
     return rows
 
 
@@ -135,7 +157,13 @@ def judge(place: Place, target: Mapping[str, Any], seen: Mapping[str, Any]) -> l
         return [say("leaked", f"there is a route; only another lock refused it ({code})")]
     rows = [say("refused", words)]
     if is_late(target, seen) and not target.get("silent"):
-        rows.append(say("leaked", f"refused after {seen['ms']:.0f} ms: a refusal must be immediate", f"{target['path']}, at once"))
+        rows.append(
+            say(
+                "leaked",
+                f"refused after {seen['ms']:.0f} ms: a refusal must be immediate",
+                f"{target['path']}, at once",
+            )
+        )
     return rows
 
 
@@ -158,7 +186,11 @@ def addresses(machine: Machine, settings: Settings) -> list[dict[str, Any]]:
     for target in settings.targets:
         for family in ("v4", "v6"):
             if target.get(family):
-                add(f"{target['name']} {family}", str(target[family]), ports=[int(port) for port in [*target.get("ports", []), *target.get("open", [])]])
+                add(
+                    f"{target['name']} {family}",
+                    str(target[family]),
+                    ports=[int(port) for port in [*target.get("ports", []), *target.get("open", [])]],
+                )
     for family in ("-4", "-6"):
         for entry in machine.json("ip", "-j", family, "route", "show", "default") or []:
             add(f"default gateway v{family[1]}", str(entry.get("gateway", "")))
@@ -171,22 +203,41 @@ def addresses(machine: Machine, settings: Settings) -> list[dict[str, Any]]:
                 continue
             on_lan = settings.on_lan(entry["local"])
             asked = services if on_lan or entry["family"] == "inet" else ()
-            add(f"host on {link['ifname']} {'v6' if entry['family'] == 'inet6' else 'v4'}", entry["local"], beyond=not on_lan, ports=asked)
-    for entry in [entry for entry in machine.json("ip", "-j", "neigh") or [] if entry.get("dev") != settings.bridge and not str(entry.get("dst")).startswith("fe80")][:4]:
+            add(
+                f"host on {link['ifname']} {'v6' if entry['family'] == 'inet6' else 'v4'}",
+                entry["local"],
+                beyond=not on_lan,
+                ports=asked,
+            )
+    for entry in [
+        entry
+        for entry in machine.json("ip", "-j", "neigh") or []
+        if entry.get("dev") != settings.bridge and not str(entry.get("dst")).startswith("fe80")
+    ][:4]:
         add(f"neighbour on {entry.get('dev')}", str(entry.get("dst")))
-    for host in settings.providers:
+    for host in settings.providers():
         for family in ("4", "6"):
             words = machine.run("getent", f"ahostsv{family}", host, timeout=4).split()
             # An address of IPv4 written as one of IPv6 is the same place.
             if words and not words[0].startswith("::ffff:"):
                 add(f"{host} v{family}", words[0])
-    for one in machine.json("docker", "network", "inspect", *(machine.run("docker", "network", "ls", "--quiet").split() or ["none"])) or []:
+    for one in (
+        machine.json(
+            "docker", "network", "inspect", *(machine.run("docker", "network", "ls", "--quiet").split() or ["none"])
+        )
+        or []
+    ):
         for container in (one.get("Containers") or {}).values() if one.get("Name") != settings.network else ():
             add(f"container {container['Name']}", container["IPv4Address"].partition("/")[0])
     for name, address in (
-        ("documentation v4", "192.0.2.1"), ("documentation v6", "2001:db8::1"), ("metadata v4", "169.254.169.254"), ("metadata v6", "fd00:ec2::254"),
-        ("link-local v4", "169.254.77.1"), ("mapped v6", "::ffff:192.0.2.1"), ("NAT64 v6", "64:ff9b::c000:201"),
-    ):  # fmt: skip
+        ("documentation v4", "192.0.2.1"),
+        ("documentation v6", "2001:db8::1"),
+        ("metadata v4", "169.254.169.254"),
+        ("metadata v6", "fd00:ec2::254"),
+        ("link-local v4", "169.254.77.1"),
+        ("mapped v6", "::ffff:192.0.2.1"),
+        ("NAT64 v6", "64:ff9b::c000:201"),
+    ):
         add(name, address)
     return found
 
@@ -194,14 +245,22 @@ def addresses(machine: Machine, settings: Settings) -> list[dict[str, Any]]:
 def resolvers(machine: Machine) -> list[str]:
     """Name servers of the machine, and of the one behind its own resolver."""
     text = machine.text("/etc/resolv.conf") + machine.text("/run/systemd/resolve/resolv.conf")
-    return sorted({words[1] for words in (line.split() for line in text.splitlines()) if len(words) > 1 and words[0] == "nameserver"})
+    return sorted(
+        {
+            words[1]
+            for words in (line.split() for line in text.splitlines())
+            if len(words) > 1 and words[0] == "nameserver"
+        }
+    )
 
 
 def host_ports(machine: Machine) -> list[int]:
     """TCP ports that somebody on the host listens at."""
     words = [line.split() for line in machine.run("ss", "-Hltn").splitlines()]
     elsewhere = ("127.0.0.11",)  # a container's own resolver
-    return sorted({int(entry[3].rpartition(":")[2]) for entry in words if len(entry) > 3 and not entry[3].startswith(elsewhere)})[:32]
+    return sorted(
+        {int(entry[3].rpartition(":")[2]) for entry in words if len(entry) > 3 and not entry[3].startswith(elsewhere)}
+    )[:32]
 
 
 def network(places: Sequence[Mapping[str, Any]], settings: Settings, place: Place, query: str) -> list[dict[str, Any]]:
@@ -211,7 +270,16 @@ def network(places: Sequence[Mapping[str, Any]], settings: Settings, place: Plac
     def add(proto: str, name: str, address: str, port: int, **more: Any) -> None:
         shown = {"udp": f"udp {port}", "dns": "dns udp", "icmp": "ping", "tcp": f"tcp {port}"}[proto]
         shown = "dns tcp" if more.get("stream") else shown
-        found.append({"proto": proto, "address": address, "port": port, "path": f"→ {name} {address} {shown}", "query": query, **more})
+        found.append(
+            {
+                "proto": proto,
+                "address": address,
+                "port": port,
+                "path": f"→ {name} {address} {shown}",
+                "query": query,
+                **more,
+            }
+        )
 
     for entry in places:
         for proto, port in ASKED:
@@ -228,16 +296,36 @@ def network(places: Sequence[Mapping[str, Any]], settings: Settings, place: Plac
         for port in (22, 4000, 631, 2375, 5432, 6379, 19999):
             add("tcp", "host's loopback", "127.0.0.1", port)
     for name, address, port in (
-        ("link-local v6", f"fe80::1%{place.link}", 80), ("all nodes v6", f"ff02::1%{place.link}", 5353), ("mDNS v6", f"ff02::fb%{place.link}", 5353),
-        ("mDNS v4", "224.0.0.251", 5353), ("SSDP v4", "239.255.255.250", 1900),
-    ):  # fmt: skip
+        ("link-local v6", f"fe80::1%{place.link}", 80),
+        ("all nodes v6", f"ff02::1%{place.link}", 5353),
+        ("mDNS v6", f"ff02::fb%{place.link}", 5353),
+        ("mDNS v4", "224.0.0.251", 5353),
+        ("SSDP v4", "239.255.255.250", 1900),
+    ):
         proto = "tcp" if "link-local" in name else "udp"
         add(proto, name, address, port, beyond=True, wait=0.3, silent=proto == "udp" and not place.plane)
     add("udp", "broadcast v4", "255.255.255.255", 9, beyond=True, broadcast=True, wait=0.3)
     last = str(ipaddress.ip_network(settings.lan)[-1])
     # On the LAN a datagram to everybody is received by nobody: the audit listens there.
-    add("udp", "broadcast of the LAN", last, ECHO_PORT, broadcast=True, wait=0.3, silent=True, token=f"{place.source}|{last}")
-    add("udp", "host on the LAN", settings.host_address, ECHO_PORT, wait=0.3, silent=True, token=f"{place.source}|{settings.host_address}")
+    add(
+        "udp",
+        "broadcast of the LAN",
+        last,
+        ECHO_PORT,
+        broadcast=True,
+        wait=0.3,
+        silent=True,
+        token=f"{place.source}|{last}",
+    )
+    add(
+        "udp",
+        "host on the LAN",
+        settings.host_address,
+        ECHO_PORT,
+        wait=0.3,
+        silent=True,
+        token=f"{place.source}|{settings.host_address}",
+    )
     return found
 
 
@@ -247,11 +335,23 @@ ECHO_PORT = 40999
 
 def inside_plane(settings: Settings, place: Place, running: Mapping[str, str]) -> list[dict[str, Any]]:
     """Services of the plane that this user may not open; what it may is the policy's own way."""
-    ways = {(str(flow["address"]), int(flow["port"])) for flow in settings.namespace_flows if flow["user"] == place.user}
-    hosts = [settings.namespace_address, *([] if place.kind == "container" else ["127.0.0.1", *sorted({*settings.engines(), *running.values()})])]
+    ways = {
+        (str(flow["address"]), int(flow["port"])) for flow in settings.namespace_flows if flow["user"] == place.user
+    }
+    hosts = [
+        settings.namespace_address,
+        *([] if place.kind == "container" else ["127.0.0.1", *sorted({*settings.engines(), *running.values()})]),
+    ]
     rule = "P3"
     return [
-        {"proto": "tcp", "address": host, "port": port, "path": f"→ plane {host} tcp {port}", "rule": rule, "allowed": (host, port) in ways}
+        {
+            "proto": "tcp",
+            "address": host,
+            "port": port,
+            "path": f"→ plane {host} tcp {port}",
+            "rule": rule,
+            "allowed": (host, port) in ways,
+        }
         for host in hosts
         for port in PLANE_PORTS
     ]
@@ -262,24 +362,45 @@ def local(machine: Machine, place: Place, abstract: Sequence[str], seen: Sequenc
     # In a container's network alone the files are the host's.
     own_files = place.argv[0] == "docker" or "--mount" in place.argv
     found: list[dict[str, Any]] = [
-        {"proto": "unix", "file": path, "path": f"→ socket {path}", "rule": "P3"} for path in sorted({*SOCKETS, *seen}) if own_files and not INERT.match(path)
+        {"proto": "unix", "file": path, "path": f"→ socket {path}", "rule": "P3"}
+        for path in sorted({*SOCKETS, *seen})
+        if own_files and not INERT.match(path)
     ]
     found += [{"proto": "unix", "file": name, "path": f"→ abstract socket {name}", "rule": "P3"} for name in abstract]
-    found += [{"proto": "family", "family": name, "type": kind, "path": f"→ {name} {kind}", "rule": "P5"} for name, kind in (("AF_PACKET", "raw"), ("AF_INET", "raw"), ("AF_INET6", "raw"))]
+    found += [
+        {"proto": "family", "family": name, "type": kind, "path": f"→ {name} {kind}", "rule": "P5"}
+        for name, kind in (("AF_PACKET", "raw"), ("AF_INET", "raw"), ("AF_INET6", "raw"))
+    ]
     found.append({"proto": "route", "path": "→ add a route", "rule": "P1"})
     found.append({"proto": "setns", "path": "→ join the host's network", "rule": "P1"})
     if own_files:
         found.append({"proto": "resolve", "query": "example.com", "path": "→ the system's resolver", "rule": "P3"})
     if place.kind != "container":
-        found.append({"proto": "read", "files": ["/etc/shadow", "/proc/1/environ", "/proc/1/root/etc/shadow"], "path": "→ files of root", "rule": "P7"})
+        found.append(
+            {
+                "proto": "read",
+                "files": ["/etc/shadow", "/proc/1/environ", "/proc/1/root/etc/shadow"],
+                "path": "→ files of root",
+                "rule": "P7",
+            }
+        )
     return found
 
 
 def as_it_is(seen: Sequence[str]) -> list[dict[str, Any]]:
     """For the twin with its unit's filters: every family of sockets but its own, and every socket file, those of the journal too."""
-    found: list[dict[str, Any]] = [{"proto": "family", "family": name, "type": kind, "path": f"→ {name} {kind}", "rule": "P3"} for name, kind in FAMILIES]
-    found += [{"proto": "unix", "file": path, "path": f"→ socket {path}", "rule": "P3"} for path in sorted({*SOCKETS, *seen, "/run/systemd/journal/stdout"})]
-    found += [{"proto": "route", "path": "→ add a route", "rule": "P1"}, {"proto": "setns", "path": "→ join the host's network", "rule": "P1"}]
+    found: list[dict[str, Any]] = [
+        {"proto": "family", "family": name, "type": kind, "path": f"→ {name} {kind}", "rule": "P3"}
+        for name, kind in FAMILIES
+    ]
+    found += [
+        {"proto": "unix", "file": path, "path": f"→ socket {path}", "rule": "P3"}
+        for path in sorted({*SOCKETS, *seen, "/run/systemd/journal/stdout"})
+    ]
+    found += [
+        {"proto": "route", "path": "→ add a route", "rule": "P1"},
+        {"proto": "setns", "path": "→ join the host's network", "rule": "P1"},
+    ]
     return found
 
 
@@ -306,13 +427,33 @@ def unit_places(machine: Machine) -> Iterator[Place]:
             continue
         uid, gid = alive.uid, int(alive.status["Gid"].split()[1])
         bare = nsenter(pid, uid, gid)
-        root = next((top for top in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if os.path.exists(f"{top}{have['ControlGroup']}/cgroup.procs")), "")
+        root = next(
+            (
+                top
+                for top in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+                if os.path.exists(f"{top}{have['ControlGroup']}/cgroup.procs")
+            ),
+            "",
+        )
         join = ("sh", "-c", 'echo $$ > "$0" && exec "$@"', f"{root}{have['ControlGroup']}/cgroup.procs")
         yield Place(f"{source} (bare)", "P1", bare, user=have["User"], pid=pid)
         if root:
             yield Place(f"{source} (in its group)", "P1", (*join, *bare), user=have["User"], pid=pid, kind="group")
-        twin = [f"--property={key}={have[key]}" for key in ("User", "RestrictAddressFamilies", "IPAddressDeny", "IPAddressAllow", "NetworkNamespacePath") if have.get(key)]
-        run = ("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit=mushishi-sovereign-audit-{os.getpid()}-{number}", "--property=Restart=no", "--property=RuntimeMaxSec=60")
+        twin = [
+            f"--property={key}={have[key]}"
+            for key in ("User", "RestrictAddressFamilies", "IPAddressDeny", "IPAddressAllow", "NetworkNamespacePath")
+            if have.get(key)
+        ]
+        run = (
+            "systemd-run",
+            "--quiet",
+            "--pipe",
+            "--wait",
+            "--collect",
+            f"--unit=mushishi-sovereign-audit-{os.getpid()}-{number}",
+            "--property=Restart=no",
+            "--property=RuntimeMaxSec=60",
+        )
         yield Place(f"{source} (as it is)", "P3", (*run, *twin, *PYTHON), user=have["User"], pid=pid, kind="twin")
 
 
@@ -325,10 +466,26 @@ def container_places(machine: Machine, running: Iterable[Mapping[str, Any]]) -> 
             continue
         name = one["Name"].lstrip("/")
         if machine.done("docker", "exec", name, "python3", "-I", "-c", "pass")[0] == 0:
-            yield Place(source, "P1", ("docker", "exec", "-i", name, "python3", "-I", "-c"), link="eth0", pid=pid, kind="container")
-        alive = next((seen for seen in map(Process.read, group(cgroup_of(pid, machine))) if seen), None) or Process.read(pid)
+            yield Place(
+                source,
+                "P1",
+                ("docker", "exec", "-i", name, "python3", "-I", "-c"),
+                link="eth0",
+                pid=pid,
+                kind="container",
+            )
+        alive = next(
+            (seen for seen in map(Process.read, group(cgroup_of(pid, machine))) if seen), None
+        ) or Process.read(pid)
         uid, gid = (alive.uid, int(alive.status["Gid"].split()[1])) if alive else (65534, 65534)
-        yield Place(f"{source} (bare, the host's Python in its network)", "P1", nsenter(pid, uid, gid, mount=False), link="eth0", pid=pid, kind="container")
+        yield Place(
+            f"{source} (bare, the host's Python in its network)",
+            "P1",
+            nsenter(pid, uid, gid, mount=False),
+            link="eth0",
+            pid=pid,
+            kind="container",
+        )
 
 
 def host_users(machine: Machine, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -344,7 +501,33 @@ def as_user(name: str) -> tuple[str, ...]:
         return PYTHON
     if name.isdigit():
         return ("setpriv", f"--reuid={name}", f"--regid={name}", *NO_RIGHTS, *PYTHON)
-    return ("setpriv", f"--reuid={name}", f"--regid={name if name != 'nobody' else 'nogroup'}", "--init-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", *PYTHON)
+    return (
+        "setpriv",
+        f"--reuid={name}",
+        f"--regid={name if name != 'nobody' else 'nogroup'}",
+        "--init-groups",
+        "--no-new-privs",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        *PYTHON,
+    )
+
+
+def beyond_policy(settings: Settings, targets: Iterable[Mapping[str, Any]], user: str) -> list[dict[str, Any]]:
+    """P10: for a hybrid user the same ways, of which the policy's hosts and the services that name it are its own."""
+    hosts = {
+        f"{entry['host']} v{family} ": int(entry["port"])
+        for entry in settings.hybrid_egress.get(user, ())
+        for family in (4, 6)
+    }
+    services = {int(service["port"]) for service in settings.loopback_services if user in service["users"]}
+    named = {str(target["address"]) for target in targets if any(f"→ {name}" in str(target["path"]) for name in hosts)}
+    found = []
+    for target in targets:
+        outside = target["proto"] == "tcp" and target["address"] in named and target["port"] in hosts.values()
+        inside = target["proto"] == "tcp" and target["address"] == "127.0.0.1" and target["port"] in services
+        found.append({**target, "rule": "P10", "allowed": outside or inside})
+    return found
 
 
 # ---- pull
@@ -359,33 +542,78 @@ def pull_targets(machine: Machine, settings: Settings, user: str, running: Mappi
         absent = host != settings.namespace_address and host not in running.values()
         named = {*PLANE_PORTS, *open_there}
         for port in sorted(named | set(range(1, 1025) if user == "nobody" and not absent else ())):
-            way = {"proto": "tcp", "address": host, "port": port, "path": f"→ plane {host} tcp {port}", "kind": "pull", "rule": "P2"}
-            found.append({**way, "allowed": (host, port) in ways, **({} if port in named else {"sweep": f"→ plane {host} tcp 1 to 1024"})})
+            way = {
+                "proto": "tcp",
+                "address": host,
+                "port": port,
+                "path": f"→ plane {host} tcp {port}",
+                "kind": "pull",
+                "rule": "P2",
+            }
+            found.append(
+                {
+                    **way,
+                    "allowed": (host, port) in ways,
+                    **({} if port in named else {"sweep": f"→ plane {host} tcp 1 to 1024"}),
+                }
+            )
         for proto, port in (("udp", 53), ("udp", 443), ("icmp", 0)):
-            found.append({"proto": proto, "address": host, "port": port, "path": f"→ plane {host} {proto} {port or ''}".rstrip(), "kind": "pull", "rule": "P2"})
+            found.append(
+                {
+                    "proto": proto,
+                    "address": host,
+                    "port": port,
+                    "path": f"→ plane {host} {proto} {port or ''}".rstrip(),
+                    "kind": "pull",
+                    "rule": "P2",
+                }
+            )
     return found
 
 
 def open_ports(machine: Machine, settings: Settings) -> set[int]:
     """TCP ports that are open inside the plane."""
     words = [line.split() for line in machine.run(*machine.inside(settings.namespace, "ss", "-Hltn")).splitlines()]
-    return {int(entry[3].rpartition(":")[2]) for entry in words if len(entry) > 3 and entry[3].rpartition(":")[2].isdigit()}
+    return {
+        int(entry[3].rpartition(":")[2]) for entry in words if len(entry) > 3 and entry[3].rpartition(":")[2].isdigit()
+    }
 
 
 def door_targets(settings: Settings) -> list[dict[str, Any]]:
     """P2: what the engine door must not pass to the hybrid side, for each engine."""
     shared = {route["backend"] for route in settings.door_routes if "hybrid" in route["planes"]}
-    base = {"proto": "http", "address": settings.namespace_address, "port": settings.door_port, "kind": "pull", "rule": "P2"}
+    base = {
+        "proto": "http",
+        "address": settings.namespace_address,
+        "port": settings.door_port,
+        "kind": "pull",
+        "rule": "P2",
+    }
     found = []
     for route in settings.door_routes:
         name = route["backend"]
-        ends = ["metrics", "health", "slots", "props", "history", "v1/completions", "v1/embeddings", "v1/../metrics", "v1/models/", "/metrics", "tokenize", "v1/models?x=1/../../slots"]
+        ends = [
+            "metrics",
+            "health",
+            "slots",
+            "props",
+            "history",
+            "v1/completions",
+            "v1/embeddings",
+            "v1/../metrics",
+            "v1/models/",
+            "/metrics",
+            "tokenize",
+            "v1/models?x=1/../../slots",
+        ]
         ends += [] if name in shared else ["v1/models", "v1/chat/completions"]
         for end in ends:
             # A query is dropped by the door, and the model list is what is left.
             if "?" not in end:
                 found.append({**base, "url": f"/{name}/{end}", "path": f"→ engine door GET /{name}/{end}"})
-        found.append({**base, "method": "DELETE", "url": f"/{name}/v1/models", "path": f"→ engine door DELETE /{name}/v1/models"})
+        found.append(
+            {**base, "method": "DELETE", "url": f"/{name}/v1/models", "path": f"→ engine door DELETE /{name}/v1/models"}
+        )
     for url in ("/", "/v1/models", "/admin", "/stats", "/haproxy?stats", "/metrics"):
         found.append({**base, "url": url, "path": f"→ engine door GET {url}"})
     return found
@@ -398,28 +626,87 @@ def file_targets(machine: Machine, settings: Settings, running: Iterable[Mapping
     def add(kind: str, rule: str, name: str, files: Iterable[str]) -> None:
         listed = sorted(set(files))[:4000]
         if listed:
-            found.append({"proto": "read", "files": listed, "path": f"→ {name} ({len(listed)} entries)", "kind": kind, "rule": rule})
+            found.append(
+                {
+                    "proto": "read",
+                    "files": listed,
+                    "path": f"→ {name} ({len(listed)} entries)",
+                    "kind": kind,
+                    "rule": rule,
+                }
+            )
 
     add("files", "P7", settings.secrets, tree(settings.secrets))
-    add("files", "P7", "credentials of sovereign units", (path for top in glob.glob("/run/credentials/mushishi-sovereign-*") for path in tree(top)))
+    add(
+        "files",
+        "P7",
+        "credentials of sovereign units",
+        (path for top in glob.glob("/run/credentials/mushishi-sovereign-*") for path in tree(top)),
+    )
     for top in t1_trees(machine, settings):
         add("files", "P7", top, tree(top))
     names = machine.units("mushishi-sovereign-*")
-    pids = [pid for have in machine.properties(names, "ControlGroup").values() for pid in group(have.get("ControlGroup", ""))]
-    pids += [pid for one in running if one["State"]["Pid"] for pid in group(cgroup_of(int(one["State"]["Pid"]), machine))]
-    add("files", "P7", "memory and files of sovereign processes", (f"/proc/{pid}/{name}" for pid in pids for name in ("environ", "mem", "maps", "fd", "root", "cwd", "auxv", "stack")))
+    pids = [
+        pid
+        for have in machine.properties(names, "ControlGroup").values()
+        for pid in group(have.get("ControlGroup", ""))
+    ]
+    pids += [
+        pid for one in running if one["State"]["Pid"] for pid in group(cgroup_of(int(one["State"]["Pid"]), machine))
+    ]
+    add(
+        "files",
+        "P7",
+        "memory and files of sovereign processes",
+        (
+            f"/proc/{pid}/{name}"
+            for pid in pids
+            for name in ("environ", "mem", "maps", "fd", "root", "cwd", "auxv", "stack")
+        ),
+    )
     for one in running:
         shared = [mount["Source"] for mount in one["Mounts"] if mount.get("RW")]
         for top in shared:
             add("files", "P7", f"volume {top} of {one['Name'].lstrip('/')}", tree(top))
-        add("files", "P7", f"file system of {one['Name'].lstrip('/')}", [one.get("GraphDriver", {}).get("Data", {}).get("UpperDir", "/var/lib/docker")])
+        add(
+            "files",
+            "P7",
+            f"file system of {one['Name'].lstrip('/')}",
+            [one.get("GraphDriver", {}).get("Data", {}).get("UpperDir", "/var/lib/docker")],
+        )
         add("logs", "P8", f"Docker's log of {one['Name'].lstrip('/')}", glob.glob(f"{one.get('LogPath') or '/none'}*"))
-    add("logs", "P8", "journals", (path for top in ("/var/log/journal", "/run/log/journal") for path in tree(top) if os.path.isfile(path)))
-    add("logs", "P8", "crashes", (path for top in ("/var/crash", "/var/lib/systemd/coredump") for path in tree(top) if os.path.isfile(path)))
+    add(
+        "logs",
+        "P8",
+        "journals",
+        (path for top in ("/var/log/journal", "/run/log/journal") for path in tree(top) if os.path.isfile(path)),
+    )
+    add(
+        "logs",
+        "P8",
+        "crashes",
+        (path for top in ("/var/crash", "/var/lib/systemd/coredump") for path in tree(top) if os.path.isfile(path)),
+    )
     for unit in names:
         for space in ("", "sovereign"):
-            argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1", f"--unit={unit}", *([f"--namespace={space}"] if space else [])]
-            found.append({"proto": "run", "argv": argv, "path": f"→ {' '.join(argv[-2:] if space else argv[-1:])} by journalctl", "kind": "logs", "rule": "P8"})
+            argv = [
+                "journalctl",
+                "--quiet",
+                "--no-pager",
+                "--output=cat",
+                "--lines=1",
+                f"--unit={unit}",
+                *([f"--namespace={space}"] if space else []),
+            ]
+            found.append(
+                {
+                    "proto": "run",
+                    "argv": argv,
+                    "path": f"→ {' '.join(argv[-2:] if space else argv[-1:])} by journalctl",
+                    "kind": "logs",
+                    "rule": "P8",
+                }
+            )
     for one in running:
         argv = ["docker", "logs", "--tail", "1", one["Name"].lstrip("/")]
         found.append({"proto": "run", "argv": argv, "path": f"→ {' '.join(argv)}", "kind": "logs", "rule": "P8"})
@@ -465,13 +752,23 @@ class Echo:
         return tokens
 
 
-def collect(machine: Machine, settings: Settings, running: Sequence[Mapping[str, Any]], parts: Optional[Sequence[str]] = None, workers: int = 3) -> list[Row]:
-    """Every attack. ``parts``: ``units``, ``containers``, ``users``, ``pull``, ``files`` (all of them without)."""
-    wanted = set(parts or ("units", "containers", "users", "pull", "files"))
-    there = {one["Name"].lstrip("/"): address_of(one, settings) for one in running if one["State"].get("Pid") and address_of(one, settings)}
-    places = addresses(machine, settings) if wanted & {"units", "containers", "users"} else []
+def collect(
+    machine: Machine,
+    settings: Settings,
+    running: Sequence[Mapping[str, Any]],
+    parts: Optional[Sequence[str]] = None,
+    workers: int = 3,
+) -> list[Row]:
+    """Every attack. ``parts``: ``units``, ``containers``, ``users``, ``egress``, ``pull``, ``files`` (all of them without)."""
+    wanted = set(parts or ("units", "containers", "users", "egress", "pull", "files"))
+    there = {
+        one["Name"].lstrip("/"): address_of(one, settings)
+        for one in running
+        if one["State"].get("Pid") and address_of(one, settings)
+    }
+    places = addresses(machine, settings) if wanted & {"units", "containers", "users", "egress"} else []
     abstract, seen = listening(machine, abstract=True), listening(machine)
-    query = settings.providers[0] if settings.providers else "example.com"
+    query = next(iter(settings.providers()), "example.com")
     work: list[Place] = []
     rows: list[Row] = []
     if "units" in wanted:
@@ -489,10 +786,25 @@ def collect(machine: Machine, settings: Settings, running: Sequence[Mapping[str,
                 place.targets += local(machine, place, abstract, seen)
     if "users" in wanted:
         for name, argv in host_users(machine, "mushishi-sovereign-"):
-            place = Place(f"user {name} on the host", "P4", argv, plane=False, user=name, link=settings.bridge, kind="user")
-            place.targets = [*network(places, settings, place, query), *({**one, "allowed": False, "rule": "P4"} for one in inside_plane(settings, place, there))]
+            place = Place(
+                f"user {name} on the host", "P4", argv, plane=False, user=name, link=settings.bridge, kind="user"
+            )
+            place.targets = [
+                *network(places, settings, place, query),
+                *({**one, "allowed": False, "rule": "P4"} for one in inside_plane(settings, place, there)),
+            ]
             work.append(place)
-    hybrid = [name for prefix in ("mushishi-hybrid-", "mushishi-ingress-") for name, _argv in host_users(machine, prefix)]
+    if "egress" in wanted:
+        for prefix in ("mushishi-hybrid-", "mushishi-ingress-"):
+            for name, argv in host_users(machine, prefix):
+                place = Place(
+                    f"user {name} on the host", "P10", argv, plane=False, user=name, link=settings.bridge, kind="user"
+                )
+                place.targets = beyond_policy(settings, network(places, settings, place, query), name)
+                work.append(place)
+    hybrid = [
+        name for prefix in ("mushishi-hybrid-", "mushishi-ingress-") for name, _argv in host_users(machine, prefix)
+    ]
     for name in [*hybrid, "nobody", "root", str(STRANGER)] if wanted & {"pull", "files"} else ():
         place = Place(f"user {name} on the host", "P2", as_user(name), plane=False, user=name, kind="pull")
         if "pull" in wanted and name != str(STRANGER):
@@ -509,7 +821,9 @@ def collect(machine: Machine, settings: Settings, running: Sequence[Mapping[str,
         heard = echo.heard()
     for token in heard:
         source, _bar, address = token.partition("|")
-        rows.append(Row("attack", "P3", source, f"→ {address} udp {ECHO_PORT}", "leaked", detail="the datagram was received"))
+        rows.append(
+            Row("attack", "P3", source, f"→ {address} udp {ECHO_PORT}", "leaked", detail="the datagram was received")
+        )
     return rows
 
 

@@ -37,7 +37,11 @@ class Listener:
         program = inspect.getsource(probe) + f"\nlisten(json.loads({json.dumps(json.dumps(list(doors)))}), {LIFE})\n"
         enter = ("ip", "netns", "exec", namespace) if namespace else ()
         self.process = subprocess.Popen(
-            [*enter, "/usr/bin/python3", "-I", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*enter, "/usr/bin/python3", "-I", "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         if self.process.stdout is None or self.process.stdout.readline().strip() != "ready":
             said = self.process.stderr.read()[-300:] if self.process.stderr else ""
@@ -77,7 +81,7 @@ class Holes:
         lines = []
         for enter in ("", f"ip netns exec {self.settings.namespace} "):
             lines.append(
-                f"{enter}nft -a list table {family} {table} | awk '$1==\"chain\"{{c=$2}} /comment \"{self.name}\"/{{print \"delete rule {family} {table} \" c \" handle \" $NF}}'"
+                f'{enter}nft -a list table {family} {table} | awk \'$1=="chain"{{c=$2}} /comment "{self.name}"/{{print "delete rule {family} {table} " c " handle " $NF}}\''
                 f" | {enter}nft --file -"
             )
         return "; ".join([*lines, f"rm -rf {FOLDER}"])
@@ -87,7 +91,14 @@ class Holes:
         """Holes may be planted until the end of the block; then all are gone, and it is looked whether they are."""
         timer = f"{self.name}.timer"
         status, _out, err = self.machine.done(
-            "systemd-run", "--quiet", f"--unit={self.name}", f"--on-active={LIFE}", "--timer-property=AccuracySec=1s", "sh", "-c", self.closing()
+            "systemd-run",
+            "--quiet",
+            f"--unit={self.name}",
+            f"--on-active={LIFE}",
+            "--timer-property=AccuracySec=1s",
+            "sh",
+            "-c",
+            self.closing(),
         )
         if status != 0:
             raise RuntimeError(f"without a timer that closes it no hole is planted: {err.strip()[:300]}")
@@ -106,7 +117,9 @@ class Holes:
     def left(self) -> bool:
         """Whether a rule of this run is still there."""
         table = self.settings.table
-        shown = self.machine.run("nft", "list", "table", *table) + self.machine.run(*self.machine.inside(self.settings.namespace, "nft", "list", "table", *table))
+        shown = self.machine.run("nft", "list", "table", *table) + self.machine.run(
+            *self.machine.inside(self.settings.namespace, "nft", "list", "table", *table)
+        )
         return self.name in shown
 
 
@@ -117,12 +130,26 @@ def found(rule: str, source: str, path: str, rows: Sequence[Row]) -> Row:
         return Row("control", rule, source, path, "leaked", hit.ms, f"the planted hole was found: {hit.detail}"[:200])
     why = rows[0].detail if rows else "nothing was tried"
     outcome = rows[0].outcome if rows else "not tested"
-    return Row("control", rule, source, path, "not tested" if outcome == "not tested" else "refused", None, f"a planted hole was NOT found: {why}")
+    return Row(
+        "control",
+        rule,
+        source,
+        path,
+        "not tested" if outcome == "not tested" else "refused",
+        None,
+        f"a planted hole was NOT found: {why}",
+    )
 
 
 def tcp(address: str, **more: Any) -> dict[str, Any]:
     """The marked sink as a target."""
-    return {"proto": "tcp", "address": address, "port": SINK_PORT, "path": f"→ marked sink {address} tcp {SINK_PORT}", **more}
+    return {
+        "proto": "tcp",
+        "address": address,
+        "port": SINK_PORT,
+        "path": f"→ marked sink {address} tcp {SINK_PORT}",
+        **more,
+    }
 
 
 def static_control(machine: Machine, settings: Settings) -> list[Row]:
@@ -131,14 +158,28 @@ def static_control(machine: Machine, settings: Settings) -> list[Row]:
     holes = Holes(machine, settings)
     with holes.open():
         holes.rule("plane", "output", f"ip daddr 192.0.2.254 tcp dport {SINK_PORT}")
-        listings = {"plane": machine.json(*machine.inside(settings.namespace, "nft", "-j", "list", "ruleset")), "host": machine.json("nft", "-j", "list", "ruleset")}
-        guard = static.Guard(settings, machine.users(), {name: listing for name, listing in listings.items() if listing})
+        listings = {
+            "plane": machine.json(*machine.inside(settings.namespace, "nft", "-j", "list", "ruleset")),
+            "host": machine.json("nft", "-j", "list", "ruleset"),
+        }
+        guard = static.Guard(
+            settings, machine.users(), {name: listing for name, listing in listings.items() if listing}
+        )
         rows = [one for one in guard.plane_output() if holes.name in one.detail or "192.0.2.254" in one.path]
-    return [found("P3", "nft in the plane's namespace", path, rows or [Row("static", "P3", "", path, "holds", detail="it was not seen")])]
+    return [
+        found(
+            "P3",
+            "nft in the plane's namespace",
+            path,
+            rows or [Row("static", "P3", "", path, "holds", detail="it was not seen")],
+        )
+    ]
 
 
-def collect(machine: Machine, settings: Settings, running: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[Row]:
-    """A hole for each kind of attack that was asked for (``units``, ``containers``, ``users``, ``pull``, ``files``)."""
+def collect(
+    machine: Machine, settings: Settings, running: Sequence[Mapping[str, Any]], parts: Sequence[str]
+) -> list[Row]:
+    """A hole for each kind of attack that was asked for (``units``, ``containers``, ``users``, ``egress``, ``pull``, ``files``)."""
     rows: list[Row] = []
     wanted = set(parts)
     if "static" in wanted:
@@ -156,18 +197,34 @@ def guarded(what: str, plant: Callable[[], list[Row]]) -> list[Row]:
         return [Row("control", "", what, "plant a hole", "not tested", detail=str(error)[:300])]
 
 
-def network_controls(machine: Machine, settings: Settings, running: Sequence[Mapping[str, Any]], wanted: set[str]) -> list[Row]:
+def network_controls(
+    machine: Machine, settings: Settings, running: Sequence[Mapping[str, Any]], wanted: set[str]
+) -> list[Row]:
     """All holes at once, each for its own attacker, so that the machine is open for the marked sink a few seconds."""
-    units = [place for place in attack.unit_places(machine) if place.kind in ("bare", "group", "twin")] if "units" in wanted else []
-    boxes = [place for place in attack.container_places(machine, running) if place.kind == "container"] if "containers" in wanted else []
+    units = (
+        [place for place in attack.unit_places(machine) if place.kind in ("bare", "group", "twin")]
+        if "units" in wanted
+        else []
+    )
+    boxes = (
+        [place for place in attack.container_places(machine, running) if place.kind == "container"]
+        if "containers" in wanted
+        else []
+    )
     users = list(attack.host_users(machine, "mushishi-sovereign-"))[:1] if "users" in wanted else []
     holes, rows = Holes(machine, settings), []
     ears: list[Listener] = []
     with holes.open():
         try:
             secret, door = f"{FOLDER}/t1-file", f"{FOLDER}/socket"
-            ears.append(Listener([{"proto": "tcp", "address": "0.0.0.0", "port": SINK_PORT}, {"proto": "unix", "file": door}]))  # noqa: S104  # for the hole alone
-            ears.append(Listener([{"proto": "tcp", "address": settings.namespace_address, "port": SINK_PORT}], settings.namespace))
+            ears.append(
+                Listener([{"proto": "tcp", "address": "0.0.0.0", "port": SINK_PORT}, {"proto": "unix", "file": door}])
+            )  # noqa: S104  # for the hole alone
+            ears.append(
+                Listener(
+                    [{"proto": "tcp", "address": settings.namespace_address, "port": SINK_PORT}], settings.namespace
+                )
+            )
             holes.rule("host", "input", f'iifname "{settings.bridge}" tcp dport {SINK_PORT}')
             holes.rule("plane", "output", f"ip daddr {settings.host_address} tcp dport {SINK_PORT}")
             holes.rule("plane", "input", f"tcp dport {SINK_PORT}")
@@ -178,18 +235,67 @@ def network_controls(machine: Machine, settings: Settings, running: Sequence[Map
             socket_file = {"proto": "unix", "file": door, "path": f"→ socket {door}"}
             kinds = {"bare": "bare", "group": "in its group"}
             for kind, name in kinds.items():
-                rows += [one_row(machine, place, tcp(settings.host_address), f"namespace attack, {name}", "P1") for place in units if place.kind == kind]
-            rows += [one_row(machine, place, socket_file, "socket file", "P3") for place in units if place.kind == "bare"]
-            rows += [one_row(machine, twin(place), socket_file, "socket file and family, as it is", "P3") for place in units if place.kind == "twin"][:1]
+                rows += [
+                    one_row(machine, place, tcp(settings.host_address), f"namespace attack, {name}", "P1")
+                    for place in units
+                    if place.kind == kind
+                ]
+            rows += [
+                one_row(machine, place, socket_file, "socket file", "P3") for place in units if place.kind == "bare"
+            ]
+            rows += [
+                one_row(machine, twin(place), socket_file, "socket file and family, as it is", "P3")
+                for place in units
+                if place.kind == "twin"
+            ][:1]
             rows += [one_row(machine, place, tcp(settings.host_address), "container attack", "P1") for place in boxes]
             for name, argv in users:
-                rows.append(one_row(machine, Place(f"user {name} on the host", "P4", argv, plane=False), tcp("127.0.0.1"), "user on the host", "P4"))
+                rows.append(
+                    one_row(
+                        machine,
+                        Place(f"user {name} on the host", "P4", argv, plane=False),
+                        tcp("127.0.0.1"),
+                        "user on the host",
+                        "P4",
+                    )
+                )
+            for name, argv in list(attack.host_users(machine, "mushishi-hybrid-"))[:1] if "egress" in wanted else ():
+                rows.append(
+                    one_row(
+                        machine,
+                        Place(f"user {name} on the host", "P10", argv, plane=False),
+                        tcp("127.0.0.1"),
+                        "hybrid user to a host that no policy names",
+                        "P10",
+                    )
+                )
             if "pull" in wanted:
-                rows.append(one_row(machine, Place("user nobody on the host", "P2", attack.as_user("nobody"), plane=False), tcp(settings.namespace_address, kind="pull"), "pull", "P2"))
+                rows.append(
+                    one_row(
+                        machine,
+                        Place("user nobody on the host", "P2", attack.as_user("nobody"), plane=False),
+                        tcp(settings.namespace_address, kind="pull"),
+                        "pull",
+                        "P2",
+                    )
+                )
             if "files" in wanted:
                 for kind, rule in (("files", "P7"), ("logs", "P8")):
                     target = {"proto": "read", "files": [secret], "path": f"→ planted {kind}", "kind": kind}
-                    rows.append(one_row(machine, Place(f"user {attack.STRANGER} on the host", rule, attack.as_user(str(attack.STRANGER)), plane=False), target, kind, rule))
+                    rows.append(
+                        one_row(
+                            machine,
+                            Place(
+                                f"user {attack.STRANGER} on the host",
+                                rule,
+                                attack.as_user(str(attack.STRANGER)),
+                                plane=False,
+                            ),
+                            target,
+                            kind,
+                            rule,
+                        )
+                    )
         finally:
             for ear in ears:
                 ear.close()
@@ -205,7 +311,9 @@ def one_row(machine: Machine, place: Place, target: Mapping[str, Any], what: str
 
 def twin(place: Place) -> Place:
     """The twin with one hole in its filter: the family of socket files."""
-    argv = tuple(f"{word} AF_UNIX" if word.startswith("--property=RestrictAddressFamilies=") else word for word in place.argv)
+    argv = tuple(
+        f"{word} AF_UNIX" if word.startswith("--property=RestrictAddressFamilies=") else word for word in place.argv
+    )
     return Place(place.source, place.rule, argv, user=place.user, pid=place.pid, kind="twin")
 
 

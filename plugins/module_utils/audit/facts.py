@@ -19,10 +19,17 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: A model file that is larger is told by its size and time, unless its hash was asked for.
 HASHED_BYTES = 256 * 1024 * 1024
 CONFIGURATION = (
-    "/etc/mushishi/guard/*", "/etc/mushishi/plane/*", "/etc/mushishi/admission/*", "/etc/mushishi/gateway/*", "/etc/mushishi/ingress-*/*",
-    "/etc/mushishi/vllm/*/compose.yml", "/etc/systemd/system/mushishi-*", "/etc/systemd/system/mushishi-*/*", "/opt/mushishi/plane/*",
+    "/etc/mushishi/guard/*",
+    "/etc/mushishi/plane/*",
+    "/etc/mushishi/admission/*",
+    "/etc/mushishi/gateway/*",
+    "/etc/mushishi/ingress-*/*",
+    "/etc/mushishi/vllm/*/compose.yml",
+    "/etc/systemd/system/mushishi-*",
+    "/etc/systemd/system/mushishi-*/*",
+    "/opt/mushishi/plane/*",
     "/etc/docker/daemon.json",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Settings:
     loopback_services: Sequence[Mapping[str, Any]] = ()
     door_routes: Sequence[Mapping[str, Any]] = ()
     door_port: int = 4021
-    providers: Sequence[str] = ()
+    hybrid_egress: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     targets: Sequence[Mapping[str, Any]] = ()
     t1_trees: Sequence[str] = ()
     secrets: str = "/etc/mushishi/secrets"
@@ -55,6 +62,10 @@ class Settings:
             return ipaddress.ip_address(address.partition("%")[0]) in ipaddress.ip_network(self.lan)
         except ValueError:
             return False
+
+    def providers(self) -> list[str]:
+        """Hosts outside that the policy names for anybody."""
+        return sorted({str(entry["host"]) for hosts in self.hybrid_egress.values() for entry in hosts})
 
     def engines(self) -> list[str]:
         """Addresses of the LAN that the policy gives to engines."""
@@ -75,7 +86,16 @@ class Machine:
     def done(self, *argv: str, stdin: str = "", timeout: float = 30) -> tuple[int, str, str]:
         """Exit status and both outputs; 127 for a command that is not there, 124 for one that took too long."""
         try:
-            done = subprocess.run(argv, input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout, env=self.environment, check=False)
+            done = subprocess.run(
+                argv,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                env=self.environment,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             return 124, "", "took too long"
         except OSError as error:
@@ -171,7 +191,11 @@ def containers(machine: Machine, network: str) -> list[dict[str, Any]]:
     """``docker inspect`` of every container that is on the sovereign network or is one of ours."""
     names = machine.run("docker", "ps", "--all", "--quiet", "--no-trunc").split()
     shown = machine.json("docker", "inspect", *names) if names else []
-    return [one for one in shown or [] if network in one["NetworkSettings"]["Networks"] or one["Name"].startswith("/mushishi-")]
+    return [
+        one
+        for one in shown or []
+        if network in one["NetworkSettings"]["Networks"] or one["Name"].startswith("/mushishi-")
+    ]
 
 
 def digest(data: bytes) -> str:
@@ -194,9 +218,17 @@ def file_digest(path: str) -> str:
 def without_counts(tree: Any) -> Any:
     """A listing of nft without what changes by itself: counters, handles, the listing's own head."""
     if isinstance(tree, dict):
-        return {key: without_counts(value) for key, value in tree.items() if key not in ("counter", "handle", "metainfo", "packets", "bytes", "expires")}
+        return {
+            key: without_counts(value)
+            for key, value in tree.items()
+            if key not in ("counter", "handle", "metainfo", "packets", "bytes", "expires")
+        }
     if isinstance(tree, list):
-        return [without_counts(value) for value in tree if not (isinstance(value, dict) and set(value) & {"counter", "metainfo"})]
+        return [
+            without_counts(value)
+            for value in tree
+            if not (isinstance(value, dict) and set(value) & {"counter", "metainfo"})
+        ]
     return tree
 
 
@@ -209,7 +241,11 @@ def facts(machine: Machine, settings: Settings, sources: Mapping[str, str]) -> d
     return {
         "host": platform.node(),
         "versions": versions(machine),
-        "rules": {name: digest(json.dumps(without_counts(listing), sort_keys=True).encode()) for name, listing in listings.items() if listing},
+        "rules": {
+            name: digest(json.dumps(without_counts(listing), sort_keys=True).encode())
+            for name, listing in listings.items()
+            if listing
+        },
         "configuration": {path: file_digest(path) for path in files},
         "units": {name: digest(machine.run("systemctl", "cat", name).encode()) for name in machine.units("mushishi-*")},
         "images": {one["Name"].lstrip("/"): one["Image"] for one in running},
@@ -230,7 +266,12 @@ def versions(machine: Machine) -> dict[str, str]:
     }
     system = dict(line.split("=", 1) for line in machine.text("/etc/os-release").splitlines() if "=" in line)
     found = {name: text.splitlines()[0].strip() for name, text in said.items() if text.strip()}
-    return {"system": system.get("PRETTY_NAME", "").strip('"'), "kernel": platform.release(), "python": platform.python_version(), **found}
+    return {
+        "system": system.get("PRETTY_NAME", "").strip('"'),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        **found,
+    }
 
 
 def models(machine: Machine, running: Iterable[Mapping[str, Any]]) -> Iterable[str]:

@@ -27,7 +27,16 @@ Result = dict[str, Any]
 WINDOW = 256
 WORKERS = 24
 #: Families by number where this Python has no name for them.
-FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10, "AF_KEY": 15, "AF_NETLINK": 16, "AF_PACKET": 17, "AF_CAN": 29, "AF_TIPC": 30}
+FAMILIES = {
+    "AF_UNIX": 1,
+    "AF_INET": 2,
+    "AF_INET6": 10,
+    "AF_KEY": 15,
+    "AF_NETLINK": 16,
+    "AF_PACKET": 17,
+    "AF_CAN": 29,
+    "AF_TIPC": 30,
+}
 FAMILIES.update({"AF_BLUETOOTH": 31, "AF_ALG": 38, "AF_VSOCK": 40, "AF_XDP": 44})
 
 
@@ -252,7 +261,9 @@ def try_route(_target: Target, _limit: float) -> Result:
             netlink(25, 0x5)
     except OSError as error:
         return result("error", began, name_of(error))
-    return result("error" if number else "open", began, errno.errorcode.get(number, ""), "" if number else "a route was added")
+    return result(
+        "error" if number else "open", began, errno.errorcode.get(number, ""), "" if number else "a route was added"
+    )
 
 
 def try_setns(_target: Target, _limit: float) -> Result:
@@ -267,7 +278,9 @@ def try_setns(_target: Target, _limit: float) -> Result:
         return result("error", began, name_of(error))
     done = libc.setns(descriptor, 0x40000000)
     os.close(descriptor)
-    return result("open" if done == 0 else "error", began, "" if done == 0 else errno.errorcode.get(ctypes.get_errno(), ""))
+    return result(
+        "open" if done == 0 else "error", began, "" if done == 0 else errno.errorcode.get(ctypes.get_errno(), "")
+    )
 
 
 def try_read(target: Target, _limit: float) -> Result:
@@ -294,11 +307,18 @@ def try_run(target: Target, limit: float) -> Result:
     """Run a program; anything on its standard output is open."""
     began = time.monotonic()
     try:
-        done = subprocess.run(target["argv"], capture_output=True, stdin=subprocess.DEVNULL, timeout=limit + 8, check=False)
+        done = subprocess.run(
+            target["argv"], capture_output=True, stdin=subprocess.DEVNULL, timeout=limit + 8, check=False
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return result("error", began, name_of(error))
     said = done.stdout.strip()
-    return result("open" if said else "error", began, "" if said else f"EXIT{done.returncode}", f"{len(said)} bytes" if said else "")
+    return result(
+        "open" if said else "error",
+        began,
+        "" if said else f"EXIT{done.returncode}",
+        f"{len(said)} bytes" if said else "",
+    )
 
 
 WAYS: dict[str, Callable[[Target, float], Result]] = {
@@ -339,7 +359,9 @@ def listen(doors: Iterable[Target], seconds: float) -> None:
             sock.bind(door["file"])
             os.chmod(door["file"], 0o666)  # noqa: S103  # the planted hole
         else:
-            sock = socket.socket(family_of(door["address"]), socket.SOCK_STREAM if door["proto"] == "tcp" else socket.SOCK_DGRAM)
+            sock = socket.socket(
+                family_of(door["address"]), socket.SOCK_STREAM if door["proto"] == "tcp" else socket.SOCK_DGRAM
+            )
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((door["address"], door["port"]))
         if door["proto"] != "udp":

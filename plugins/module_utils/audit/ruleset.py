@@ -14,7 +14,23 @@ from typing import Any, Optional
 
 Packet = Mapping[str, Any]
 #: Statements that decide nothing.
-SILENT = frozenset({"counter", "log", "limit", "quota", "mangle", "notrack", "comment", "ct helper", "meter", "set", "map", "add", "update"})
+SILENT = frozenset(
+    {
+        "counter",
+        "log",
+        "limit",
+        "quota",
+        "mangle",
+        "notrack",
+        "comment",
+        "ct helper",
+        "meter",
+        "set",
+        "map",
+        "add",
+        "update",
+    }
+)
 NATS = frozenset({"snat", "dnat", "masquerade", "redirect", "tproxy"})
 PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58, "ipv6-icmp": 58, "sctp": 132, "dccp": 33, "udplite": 136}
 FAMILIES = {"ip": 4, "ip6": 6}
@@ -157,7 +173,9 @@ class Ruleset:
             return None
         if isinstance(right, str) and right.startswith("@"):
             right = {"set": self._elements(right, rule)}
-        options = right.get("set", [right]) if isinstance(right, dict) else right if isinstance(right, list) else [right]
+        options = (
+            right.get("set", [right]) if isinstance(right, dict) else right if isinstance(right, list) else [right]
+        )
         verdicts = [self._same(value, plain(option)) for option in options]
         return True if True in verdicts else None if None in verdicts else False
 
@@ -168,7 +186,14 @@ class Ruleset:
         kind, word = next(iter(left.items()))
         if kind == "meta":
             key = word.get("key")
-            names = {"iifname": "iif", "iif": "iif", "oifname": "oif", "oif": "oif", "skuid": "uid", "nfproto": "family"}
+            names = {
+                "iifname": "iif",
+                "iif": "iif",
+                "oifname": "oif",
+                "oif": "oif",
+                "skuid": "uid",
+                "nfproto": "family",
+            }
             if key == "l4proto":
                 return packet.get("proto"), None
             return packet.get(names.get(key, "")), None
@@ -279,7 +304,9 @@ def between(value: Any, first: Any, last: Any) -> Optional[bool]:
 
 def describe(rule: Mapping[str, Any]) -> str:
     """A rule in a few words."""
-    text = rule.get("comment") or json.dumps([part for part in rule.get("expr", []) if "counter" not in part], separators=(",", ":"))
+    text = rule.get("comment") or json.dumps(
+        [part for part in rule.get("expr", []) if "counter" not in part], separators=(",", ":")
+    )
     return f"{rule.get('chain')}: {str(text)[:160]}"
 
 

@@ -15,11 +15,19 @@ from typing import Any, Optional
 
 from .facts import Machine, Process, Settings, containers
 from .model import Row
-from .ruleset import Ruleset, inside, stops
+from .ruleset import Ruleset, inside, plain, stops
 
 #: Ports that are tried in thought beside those that the rules name.
 PORTS = (22, 53, 80, 443, 4000, 4001, 4011, 4021, 4022, 4023, 8000, 8001, 54321)
-BEYOND = (("127.0.0.1", 4), ("::1", 6), ("192.0.2.1", 4), ("2001:db8::1", 6), ("10.77.0.1", 4), ("169.254.169.254", 4), ("fe80::1", 6))
+BEYOND = (
+    ("127.0.0.1", 4),
+    ("::1", 6),
+    ("192.0.2.1", 4),
+    ("2001:db8::1", 6),
+    ("10.77.0.1", 4),
+    ("169.254.169.254", 4),
+    ("fe80::1", 6),
+)
 #: Words of an environment that lead a program elsewhere, and names of keys of the cloud.
 PROXIES = re.compile(r"^(https?|all|ftp|socks|no)_proxy$", re.IGNORECASE)
 CLOUD_NAMES = re.compile(
@@ -29,12 +37,30 @@ CLOUD_NAMES = re.compile(
 )
 #: Socket files that act for others outside, beside those that listen on this machine.
 SOCKETS = (
-    "/run/docker.sock", "/var/run/docker.sock", "/run/containerd/containerd.sock", "/run/dbus/system_bus_socket", "/run/systemd/private",
-    "/run/systemd/resolve/io.systemd.Resolve", "/run/systemd/resolve/io.systemd.Resolve.Monitor", "/run/nscd/socket", "/run/avahi-daemon/socket",
-    "/run/tailscale/tailscaled.sock", "/var/run/tailscale/tailscaled.sock", "/run/postgresql/.s.PGSQL.5432", "/run/redis/redis-server.sock",
-    "/run/podman/podman.sock", "/run/cups/cups.sock", "/run/snapd.socket", "/run/snapd-snap.socket", "/run/lxd.socket", "/run/libvirt/libvirt-sock",
-    "/run/systemd/io.systemd.NamespaceResource", "/run/ssh-unix-local/socket", "/run/rpcbind.sock", "/run/acpid.socket",
-)  # fmt: skip
+    "/run/docker.sock",
+    "/var/run/docker.sock",
+    "/run/containerd/containerd.sock",
+    "/run/dbus/system_bus_socket",
+    "/run/systemd/private",
+    "/run/systemd/resolve/io.systemd.Resolve",
+    "/run/systemd/resolve/io.systemd.Resolve.Monitor",
+    "/run/nscd/socket",
+    "/run/avahi-daemon/socket",
+    "/run/tailscale/tailscaled.sock",
+    "/var/run/tailscale/tailscaled.sock",
+    "/run/postgresql/.s.PGSQL.5432",
+    "/run/redis/redis-server.sock",
+    "/run/podman/podman.sock",
+    "/run/cups/cups.sock",
+    "/run/snapd.socket",
+    "/run/snapd-snap.socket",
+    "/run/lxd.socket",
+    "/run/libvirt/libvirt-sock",
+    "/run/systemd/io.systemd.NamespaceResource",
+    "/run/ssh-unix-local/socket",
+    "/run/rpcbind.sock",
+    "/run/acpid.socket",
+)
 #: Listening sockets that take a line or answer about this machine, and lead nowhere: the journal, PID 1's ear, users, host name.
 INERT = re.compile(
     r"^/run/systemd/(journal/(socket|stdout|dev-log|syslog)|notify|userdb/io\.systemd\.(DynamicUser|Multiplexer|DropIn)"
@@ -45,7 +71,7 @@ PROPERTIES = (
     "IPAddressDeny,IPAddressAllow,BindsTo,After,LimitCORE,ProtectSystem,ProtectHome,ProtectProc,PrivateUsers,PrivateTmp,PrivateDevices,PrivateIPC,"
     "InaccessiblePaths,BindReadOnlyPaths,BindPaths,ReadWritePaths,Environment,EnvironmentFiles,SystemCallFilter,SystemCallArchitectures,"
     "RestrictNamespaces,ExecStart,ExecStartPre,ExecStartPost,ExecStopPost,NeedDaemonReload,FragmentPath,DropInPaths,SupplementaryGroups,UMask,"
-    "ActiveEnterTimestampMonotonic,Documentation,PassEnvironment,MemoryDenyWriteExecute,JoinsNamespaceOf"
+    "LogNamespace,Slice,PassEnvironment,MemoryDenyWriteExecute,JoinsNamespaceOf"
 )
 
 
@@ -70,7 +96,13 @@ def missing(wanted: Iterable[str], text: str) -> str:
 class Guard:
     """The guard's tables in both namespaces, judged packet by packet."""
 
-    def __init__(self, settings: Settings, users: Mapping[str, int], rules: Mapping[str, Mapping[str, Any]], interfaces: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        users: Mapping[str, int],
+        rules: Mapping[str, Mapping[str, Any]],
+        interfaces: Iterable[str] = (),
+    ) -> None:
         self.settings, self.users = settings, users
         self.sets = {name: Ruleset(listing, users) for name, listing in rules.items()}
         self.interfaces = sorted({"lo", "eth0", "docker0", settings.ingress_interface, *interfaces} - {settings.bridge})
@@ -81,7 +113,14 @@ class Guard:
         found = [*self.shape("host"), *self.shape("plane")]
         if any(one.outcome == "leaked" for one in found):
             return found
-        found += [*self.host_input(), *self.host_forward(), *self.host_output(), *self.sovereign_users(), *self.loopback()]
+        found += [
+            *self.host_input(),
+            *self.host_forward(),
+            *self.host_output(),
+            *self.sovereign_users(),
+            *self.loopback(),
+            *self.hybrid_users(),
+        ]
         return [*found, *self.plane_output(), *self.plane_input(), *self.plane_forward(), *self.plane_alone()]
 
     def shape(self, where: str) -> list[Row]:
@@ -96,9 +135,14 @@ class Guard:
             others = [
                 f"{chain['table']} {chain['name']} at {chain['prio']}"
                 for chain in rules.chains.values()
-                if chain.get("hook") == hook and chain.get("type") == "filter" and int(chain["prio"]) <= first and (chain["family"], chain["table"]) != table
+                if chain.get("hook") == hook
+                and chain.get("type") == "filter"
+                and int(chain["prio"]) <= first
+                and (chain["family"], chain["table"]) != table
             ]
-            bad = "no chain on this hook" if not chains else f"priority {first}, not before others" if first > -10 else ""
+            bad = (
+                "no chain on this hook" if not chains else f"priority {first}, not before others" if first > -10 else ""
+            )
             if others and not bad and any("accept" not in other for other in others):
                 # One that is earlier can only drop; its accept ends nothing. Said, not counted.
                 found.append(row("P1", source, f"{hook}: chains before ours", detail=", ".join(others)))
@@ -120,17 +164,38 @@ class Guard:
         """IPv4 addresses that any rule names, the plane's, and some that nobody has."""
         settings = self.settings
         named = {str(word) for word in self.sets[where].literals(settings.table, "daddr") if not isinstance(word, list)}
-        known = {settings.namespace_address, settings.host_address, *settings.engines(), str(ipaddress.ip_network(settings.lan)[77])}
+        known = {
+            settings.namespace_address,
+            settings.host_address,
+            *settings.engines(),
+            str(ipaddress.ip_network(settings.lan)[77]),
+        }
         return sorted({*(word for word in named if ":" not in word and "/" not in word and word[:1].isdigit()), *known})
 
     def packets(self, where: str, **fixed: Any) -> list[dict[str, Any]]:
         """One of each kind that the rules could tell apart: TCP and UDP by port, a ping, in the family of the address."""
         family = 6 if ":" in str(fixed.get("daddr", "")) else 4
         base = {"ct": "new", "family": family, "saddr": "198.51.100.200" if family == 4 else "2001:db8::200", **fixed}
-        found = [{**base, "proto": proto, "dport": port, "sport": 40000} for proto in ("tcp", "udp") for port in self.ports(where)]
-        return [*found, {**base, "proto": "icmp" if family == 4 else "icmpv6"}, {**base, "proto": "sctp", "dport": 9, "sport": 40000}]
+        found = [
+            {**base, "proto": proto, "dport": port, "sport": 40000}
+            for proto in ("tcp", "udp")
+            for port in self.ports(where)
+        ]
+        return [
+            *found,
+            {**base, "proto": "icmp" if family == 4 else "icmpv6"},
+            {**base, "proto": "sctp", "dport": 9, "sport": 40000},
+        ]
 
-    def judged(self, rule: str, where: str, hook: str, path: str, packets: Iterable[dict[str, Any]], allowed: Callable[[dict[str, Any]], bool]) -> list[Row]:
+    def judged(
+        self,
+        rule: str,
+        where: str,
+        hook: str,
+        path: str,
+        packets: Iterable[dict[str, Any]],
+        allowed: Callable[[dict[str, Any]], bool],
+    ) -> list[Row]:
         """Each packet must be stopped unless it is allowed; what is open is told, at most five times."""
         source, total, leaks = f"nft in the {where}'s namespace", 0, {}
         names = {uid: name for name, uid in self.users.items()}
@@ -142,7 +207,10 @@ class Guard:
             who = names.get(packet.get("uid", -1), packet.get("uid"))
             what = f"{packet['proto']} {packet.get('dport', '')}".strip()
             # One row for a rule, not for each packet that it lets on.
-            leaks.setdefault(outcomes.get("accept", str(outcomes)), f"{who or packet.get('iif')} → {packet.get('daddr') or packet.get('oif')} {what}")
+            leaks.setdefault(
+                outcomes.get("accept", str(outcomes)),
+                f"{who or packet.get('iif')} → {packet.get('daddr') or packet.get('oif')} {what}",
+            )
         if not leaks:
             return [row(rule, source, path, detail=f"{total} kinds of packet judged")]
         return [row(rule, source, f"{path}: {what}", f"it is let on by: {by}") for by, what in list(leaks.items())[:5]]
@@ -155,28 +223,58 @@ class Guard:
         found = self.judged("P3", "host", "input", "sovereign LAN → host", here, lambda _packet: False)
         other = [name for name in self.interfaces if name not in ("lo", settings.ingress_interface)]
         doors = [
-            {"ct": "new", "family": family, "iif": name, "proto": "tcp", "dport": port, "saddr": address, "daddr": address}
+            {
+                "ct": "new",
+                "family": family,
+                "iif": name,
+                "proto": "tcp",
+                "dport": port,
+                "saddr": address,
+                "daddr": address,
+            }
             for name in other
             for port in settings.ingress_ports
             for address, family in (("192.0.2.9", 4), ("2001:db8::9", 6))
         ]
-        return found + self.judged("P9", "host", "input", "elsewhere → ports of the ingress", doors, lambda _packet: False)
+        return found + self.judged(
+            "P9", "host", "input", "elsewhere → ports of the ingress", doors, lambda _packet: False
+        )
 
     def host_forward(self) -> list[Row]:
         """P1: nothing is routed out of the LAN or into it."""
         bridge = self.settings.bridge
-        out = [packet for name in self.interfaces for address, _v in BEYOND for packet in self.packets("host", iif=bridge, oif=name, daddr=address)]
-        into = [packet for name in self.interfaces for address in self.addresses("host") for packet in self.packets("host", iif=name, oif=bridge, daddr=address)]
+        out = [
+            packet
+            for name in self.interfaces
+            for address, _v in BEYOND
+            for packet in self.packets("host", iif=bridge, oif=name, daddr=address)
+        ]
+        into = [
+            packet
+            for name in self.interfaces
+            for address in self.addresses("host")
+            for packet in self.packets("host", iif=name, oif=bridge, daddr=address)
+        ]
         found = self.judged("P1", "host", "forward", "sovereign LAN → beyond", out, lambda _packet: False)
         return found + self.judged("P2", "host", "forward", "beyond → sovereign LAN", into, lambda _packet: False)
 
     def host_output(self) -> list[Row]:
         """P2: who on the host opens what of the LAN; and an address of the LAN is nowhere else."""
         settings = self.settings
-        ways = {(self.users.get(str(way["user"])), str(way["address"]), int(way["port"])) for way in settings.plane_clients}
+        ways = {
+            (self.users.get(str(way["user"])), str(way["address"]), int(way["port"])) for way in settings.plane_clients
+        }
         words = {word for word in self.sets["host"].literals(settings.table, "skuid") if not isinstance(word, list)}
-        numbers = {uid for uid in (self.users.get(str(word), int(word) if str(word).isdigit() else None) for word in words) if uid is not None}
-        numbers |= {uid for name, uid in self.users.items() if name.startswith("mushishi-")} | {0, self.users.get("nobody", 65534), 54321}
+        numbers = {
+            uid
+            for uid in (self.users.get(str(word), int(word) if str(word).isdigit() else None) for word in words)
+            if uid is not None
+        }
+        numbers |= {uid for name, uid in self.users.items() if name.startswith("mushishi-")} | {
+            0,
+            self.users.get("nobody", 65534),
+            54321,
+        }
         packets = [
             packet
             for uid in sorted(numbers)
@@ -184,18 +282,25 @@ class Guard:
             for packet in self.packets("host", uid=uid, oif=settings.bridge, daddr=address, saddr=settings.host_address)
         ]
         found = self.judged(
-            "P2", "host", "output", "host → sovereign LAN", packets,
+            "P2",
+            "host",
+            "output",
+            "host → sovereign LAN",
+            packets,
             lambda packet: packet["proto"] == "tcp" and (packet["uid"], packet["daddr"], packet["dport"]) in ways,
-        )  # fmt: skip
+        )
         lan = [address for address in self.addresses("host") if settings.on_lan(address)]
         astray = [
             packet
-            for name in self.interfaces if name != "lo"
+            for name in self.interfaces
+            if name != "lo"
             for uid in (0, *(uid for uid, _a, _p in ways if uid is not None))
             for address in lan
             for packet in self.packets("host", uid=uid, oif=name, daddr=address)
-        ]  # fmt: skip
-        return found + self.judged("P1", "host", "output", "an address of the LAN by another interface", astray, lambda _packet: False)
+        ]
+        return found + self.judged(
+            "P1", "host", "output", "an address of the LAN by another interface", astray, lambda _packet: False
+        )
 
     def sovereign_users(self) -> list[Row]:
         """P4: no sovereign user has a network in the host's namespace."""
@@ -203,9 +308,14 @@ class Guard:
         for name, uid in sorted(self.sovereign.items()):
             beyond = [*BEYOND, (self.settings.namespace_address, 4)]
             packets = [
-                packet for way in (*self.interfaces, self.settings.bridge) for address, _v in beyond for packet in self.packets("host", uid=uid, oif=way, daddr=address)
+                packet
+                for way in (*self.interfaces, self.settings.bridge)
+                for address, _v in beyond
+                for packet in self.packets("host", uid=uid, oif=way, daddr=address)
             ]
-            found += self.judged("P4", "host", "output", f"{name} on the host → anywhere", packets, lambda _packet: False)
+            found += self.judged(
+                "P4", "host", "output", f"{name} on the host → anywhere", packets, lambda _packet: False
+            )
         return found or [row("P4", "passwd", "sovereign users", "there is none")]
 
     def loopback(self) -> list[Row]:
@@ -213,51 +323,156 @@ class Guard:
         found: list[Row] = []
         for service in self.settings.loopback_services:
             named = {"root", *service["users"]}
-            others = [uid for name, uid in self.users.items() if name.startswith("mushishi-") and name not in named] + [self.users.get("nobody", 65534)]
+            others = [uid for name, uid in self.users.items() if name.startswith("mushishi-") and name not in named] + [
+                self.users.get("nobody", 65534)
+            ]
             packets = [
-                {"ct": "new", "family": 4, "proto": "tcp", "oif": "lo", "saddr": address, "daddr": address, "dport": int(service["port"]), "uid": uid}
+                {
+                    "ct": "new",
+                    "family": 4,
+                    "proto": "tcp",
+                    "oif": "lo",
+                    "saddr": address,
+                    "daddr": address,
+                    "dport": int(service["port"]),
+                    "uid": uid,
+                }
                 for uid in others
                 for address in ("127.0.0.1", "127.255.255.254")
             ]
-            found += self.judged("P10", "host", "output", f"{service['comment']} on loopback → others", packets, lambda _packet: False)
+            found += self.judged(
+                "P10", "host", "output", f"{service['comment']} on loopback → others", packets, lambda _packet: False
+            )
         return found
+
+    def hybrid_users(self) -> list[Row]:
+        """P10: a hybrid user opens what the policy names for it, and nothing else; without a policy for it nothing is asked."""
+        settings, found = self.settings, []
+        if not settings.hybrid_egress:
+            return [
+                unread(
+                    "P10", "nft in the host's namespace", "egress of hybrid users", "the policy's hosts were not given"
+                )
+            ]
+        own = {int(service["port"]): set(service["users"]) for service in settings.loopback_services}
+        for name, uid in sorted(self.users.items()):
+            if not name.startswith(("mushishi-hybrid-", "mushishi-ingress-")):
+                continue
+            packets = [
+                packet
+                for way in self.interfaces
+                for address, _v in BEYOND
+                for packet in self.packets("host", uid=uid, oif=way, daddr=address)
+            ]
+            found += self.judged(
+                "P10",
+                "host",
+                "output",
+                f"{name} → beyond what the policy names",
+                packets,
+                lambda packet, name=name: (
+                    packet["proto"] == "tcp" and packet["daddr"] == "127.0.0.1" and name in own.get(packet["dport"], ())
+                ),  # type: ignore[misc]
+            )
+        ports = {int(entry["port"]) for hosts in settings.hybrid_egress.values() for entry in hosts}
+        elements = [
+            plain(each)
+            for key, listed in self.sets["host"].sets.items()
+            if key[:2] == settings.table
+            for each in listed
+        ]
+        pairs = [each["concat"] for each in elements if isinstance(each, dict) and "concat" in each]
+        bad = [
+            f"{address} {port}"
+            for address, port in pairs
+            if int(port) not in ports or settings.on_lan(str(address)) or inside(str(address), "127.0.0.0/8")
+        ]
+        return [
+            *found,
+            row(
+                "P10",
+                "nft in the host's namespace",
+                f"addresses let on for the policy's hosts ({len(pairs)})",
+                "; ".join(bad[:5]),
+            ),
+        ]
 
     def plane_output(self) -> list[Row]:
         """Inside the plane: the policy's flows, root's probes, and nothing else."""
         settings = self.settings
-        flows = {(self.users.get(str(flow["user"])), str(flow["address"]), int(flow["port"])) for flow in settings.namespace_flows}
+        flows = {
+            (self.users.get(str(flow["user"])), str(flow["address"]), int(flow["port"]))
+            for flow in settings.namespace_flows
+        }
         doors = {int(way["port"]) for way in settings.plane_clients if way["address"] == settings.namespace_address}
-        own = {(address, port) for _uid, address, port in flows} | {(settings.namespace_address, port) for port in doors}
+        own = {(address, port) for _uid, address, port in flows} | {
+            (settings.namespace_address, port) for port in doors
+        }
         words = [word for word in self.sets["plane"].literals(settings.table, "skuid") if not isinstance(word, list)]
-        numbers = {uid for uid in (self.users.get(str(word), int(word) if str(word).isdigit() else None) for word in words) if uid is not None}
-        numbers |= {uid for name, uid in self.users.items() if name.startswith("mushishi-")} | {0, self.users.get("nobody", 65534), 54321}
+        numbers = {
+            uid
+            for uid in (self.users.get(str(word), int(word) if str(word).isdigit() else None) for word in words)
+            if uid is not None
+        }
+        numbers |= {uid for name, uid in self.users.items() if name.startswith("mushishi-")} | {
+            0,
+            self.users.get("nobody", 65534),
+            54321,
+        }
         packets = [
             packet
             for uid in sorted(numbers)
             for address in [*self.addresses("plane"), *(address for address, _v in BEYOND)]
-            for packet in self.packets("plane", uid=uid, oif="lo" if address.startswith("127.") else "sov0", daddr=address, saddr=settings.namespace_address)
+            for packet in self.packets(
+                "plane",
+                uid=uid,
+                oif="lo" if address.startswith("127.") else "sov0",
+                daddr=address,
+                saddr=settings.namespace_address,
+            )
         ]
         return self.judged(
-            "P3", "plane", "output", "inside the plane → what the policy does not name", packets,
-            lambda packet: packet["proto"] == "tcp" and ((packet["uid"], packet["daddr"], packet["dport"]) in flows
-                                                         or (packet["uid"] == 0 and (packet["daddr"], packet["dport"]) in own)),
-        )  # fmt: skip
+            "P3",
+            "plane",
+            "output",
+            "inside the plane → what the policy does not name",
+            packets,
+            lambda packet: (
+                packet["proto"] == "tcp"
+                and (
+                    (packet["uid"], packet["daddr"], packet["dport"]) in flows
+                    or (packet["uid"] == 0 and (packet["daddr"], packet["dport"]) in own)
+                )
+            ),
+        )
 
     def plane_input(self) -> list[Row]:
         """Into the plane: from the host to what a client may open, and nothing from an engine."""
         settings = self.settings
         doors = {int(way["port"]) for way in settings.plane_clients if way["address"] == settings.namespace_address}
         callers = [settings.host_address, *settings.engines(), str(ipaddress.ip_network(settings.lan)[77]), "192.0.2.1"]
-        packets = [packet for caller in callers for packet in self.packets("plane", iif="sov0", daddr=settings.namespace_address, saddr=caller)]
+        packets = [
+            packet
+            for caller in callers
+            for packet in self.packets("plane", iif="sov0", daddr=settings.namespace_address, saddr=caller)
+        ]
         packets += self.packets("plane", iif="sov0", daddr="ff02::1")
         return self.judged(
-            "P2", "plane", "input", "sovereign LAN → namespace", packets,
-            lambda packet: packet["proto"] == "tcp" and packet["saddr"] == settings.host_address and packet["dport"] in doors,
-        )  # fmt: skip
+            "P2",
+            "plane",
+            "input",
+            "sovereign LAN → namespace",
+            packets,
+            lambda packet: (
+                packet["proto"] == "tcp" and packet["saddr"] == settings.host_address and packet["dport"] in doors
+            ),
+        )
 
     def plane_forward(self) -> list[Row]:
         """The namespace routes nothing."""
-        packets = [packet for address, _v in BEYOND for packet in self.packets("plane", iif="sov0", oif="sov0", daddr=address)]
+        packets = [
+            packet for address, _v in BEYOND for packet in self.packets("plane", iif="sov0", oif="sov0", daddr=address)
+        ]
         return self.judged("P1", "plane", "forward", "through the namespace", packets, lambda _packet: False)
 
     def plane_alone(self) -> list[Row]:
@@ -282,20 +497,55 @@ def translations(machine: Machine, settings: Settings, listing: Optional[Mapping
         if chain.get("type") != "nat":
             continue
         for hook, packet in (
-            ("postrouting", {"saddr": settings.namespace_address, "daddr": "192.0.2.1", "oif": "eth0", "iif": settings.bridge, "family": 4, "proto": "tcp", "dport": 443}),
-            ("postrouting", {"saddr": settings.namespace_address, "daddr": "192.0.2.1", "oif": "eth0", "iif": settings.bridge, "family": 4, "proto": "udp", "dport": 53}),
+            (
+                "postrouting",
+                {
+                    "saddr": settings.namespace_address,
+                    "daddr": "192.0.2.1",
+                    "oif": "eth0",
+                    "iif": settings.bridge,
+                    "family": 4,
+                    "proto": "tcp",
+                    "dport": 443,
+                },
+            ),
+            (
+                "postrouting",
+                {
+                    "saddr": settings.namespace_address,
+                    "daddr": "192.0.2.1",
+                    "oif": "eth0",
+                    "iif": settings.bridge,
+                    "family": 4,
+                    "proto": "udp",
+                    "dport": 53,
+                },
+            ),
         ):
             if chain.get("hook") == hook:
                 outcomes = rules.outcomes((chain["family"], chain["table"]), hook, packet)
                 hits += [by for word, by in outcomes.items() if word in ("masquerade", "snat", "dnat", "redirect")]
-    found.append(row("P1", "nft in the host's namespace", "no address translation for the sovereign LAN", "; ".join(sorted(set(hits))[:3])))
+    found.append(
+        row(
+            "P1",
+            "nft in the host's namespace",
+            "no address translation for the sovereign LAN",
+            "; ".join(sorted(set(hits))[:3]),
+        )
+    )
     return found or [unread("P1", "iptables", "address translation", "no iptables on this machine")]
 
 
 def translated(line: str, settings: Settings) -> bool:
     """Whether a rule of iptables translates addresses of the LAN, by its source, its target, or by naming nobody."""
     words = line.split()
-    if "-j" not in words[:-1] or words[words.index("-j") + 1] not in ("MASQUERADE", "SNAT", "DNAT", "REDIRECT", "NETMAP"):
+    if "-j" not in words[:-1] or words[words.index("-j") + 1] not in (
+        "MASQUERADE",
+        "SNAT",
+        "DNAT",
+        "REDIRECT",
+        "NETMAP",
+    ):
         return False
     if any(settings.on_lan(word.partition(":")[0]) for word in words):
         return True
@@ -309,7 +559,11 @@ def translated(line: str, settings: Settings) -> bool:
             hit = network.version == lan.version and network.overlaps(lan)
             return hit != ("!" in words[max(0, words.index(option) - 1)])
     # A masquerade that names neither source nor mark would take the LAN's packets too.
-    return words[words.index("-j") + 1] in ("MASQUERADE", "SNAT") and not {"-m", "-i", "--mark"} & set(words) and ":" not in line.split("-j")[0].replace("::", "")
+    return (
+        words[words.index("-j") + 1] in ("MASQUERADE", "SNAT")
+        and not {"-m", "-i", "--mark"} & set(words)
+        and ":" not in line.split("-j")[0].replace("::", "")
+    )
 
 
 # ---- the plane
@@ -321,23 +575,62 @@ def plane(machine: Machine, settings: Settings) -> list[Row]:
     inner = machine.inside(settings.namespace, "ip", "-j")
     if not os.path.exists(f"/run/netns/{settings.namespace}"):
         return [unread("P1", "namespace", settings.namespace, "it does not exist: the plane is down")]
-    found += routes("namespace sovereign", settings, machine.json(*inner, "-4", "route", "show", "table", "all"), machine.json(*inner, "-6", "route", "show", "table", "all"))
+    found += routes(
+        "namespace sovereign",
+        settings,
+        machine.json(*inner, "-4", "route", "show", "table", "all"),
+        machine.json(*inner, "-6", "route", "show", "table", "all"),
+    )
     links = machine.json(*inner, "link") or []
     names = sorted(link["ifname"] for link in links)
-    found.append(row("P1", "namespace sovereign", "interfaces", "" if set(names) <= {"lo", "sov0"} else f"also {names}", " ".join(names)))
-    rules = [entry for entry in machine.json(*inner, "rule") or [] if entry.get("table") not in ("local", "main", "default")]
+    found.append(
+        row(
+            "P1",
+            "namespace sovereign",
+            "interfaces",
+            "" if set(names) <= {"lo", "sov0"} else f"also {names}",
+            " ".join(names),
+        )
+    )
+    rules = [
+        entry for entry in machine.json(*inner, "rule") or [] if entry.get("table") not in ("local", "main", "default")
+    ]
     found.append(row("P1", "namespace sovereign", "routing rules", json.dumps(rules) if rules else ""))
     for key, wanted in (
-        ("net.ipv6.conf.all.disable_ipv6", "1"), ("net.ipv6.conf.default.disable_ipv6", "1"), ("net.ipv4.ip_forward", "0"),
-        ("net.ipv4.conf.all.accept_redirects", "0"), ("net.ipv4.conf.all.send_redirects", "0"), ("net.ipv4.ip_unprivileged_port_start", "1024"),
-    ):  # fmt: skip
-        found.append(kernel("P5", "namespace sovereign", key, wanted, machine.run(*machine.inside(settings.namespace, "sysctl", "-n", key)).strip()))
-    for key, wanted in ((f"net.ipv6.conf.{settings.bridge}.disable_ipv6", "1"), (f"net.ipv4.conf.{settings.bridge}.proxy_arp", "0"), (f"net.ipv4.conf.{settings.bridge}.route_localnet", "0"), ("net.ipv4.conf.all.route_localnet", "0")):
+        ("net.ipv6.conf.all.disable_ipv6", "1"),
+        ("net.ipv6.conf.default.disable_ipv6", "1"),
+        ("net.ipv4.ip_forward", "0"),
+        ("net.ipv4.conf.all.accept_redirects", "0"),
+        ("net.ipv4.conf.all.send_redirects", "0"),
+        ("net.ipv4.ip_unprivileged_port_start", "1024"),
+    ):
+        found.append(
+            kernel(
+                "P5",
+                "namespace sovereign",
+                key,
+                wanted,
+                machine.run(*machine.inside(settings.namespace, "sysctl", "-n", key)).strip(),
+            )
+        )
+    for key, wanted in (
+        (f"net.ipv6.conf.{settings.bridge}.disable_ipv6", "1"),
+        (f"net.ipv4.conf.{settings.bridge}.proxy_arp", "0"),
+        (f"net.ipv4.conf.{settings.bridge}.route_localnet", "0"),
+        ("net.ipv4.conf.all.route_localnet", "0"),
+    ):
         found.append(kernel("P5", "host", key, wanted, machine.text("/proc/sys/" + key.replace(".", "/")).strip()))
     shown = (machine.json("ip", "-j", "address", "show", "dev", settings.bridge) or [{}])[0]
     addresses = [f"{entry['local']}/{entry['prefixlen']}" for entry in shown.get("addr_info", [])]
     wanted_address = f"{settings.host_address}/{ipaddress.ip_network(settings.lan).prefixlen}"
-    found.append(row("P5", settings.bridge, "addresses of the host on it", "" if addresses == [wanted_address] else f"{addresses}, expected {wanted_address}"))
+    found.append(
+        row(
+            "P5",
+            settings.bridge,
+            "addresses of the host on it",
+            "" if addresses == [wanted_address] else f"{addresses}, expected {wanted_address}",
+        )
+    )
     found += connections(machine, settings)
     return found
 
@@ -352,10 +645,24 @@ def kernel(rule: str, source: str, key: str, wanted: str, value: str) -> Row:
 def routes(source: str, settings: Settings, four: Any, six: Any) -> list[Row]:
     """One connected route, no default route; nothing of IPv6 but loopback."""
     beyond = [entry for entry in four or [] if not local_route(entry, settings)]
-    beyond_six = [entry for entry in six or [] if entry.get("dev") != "lo" and entry.get("type") not in ("unreachable", "blackhole", "prohibit")]
+    beyond_six = [
+        entry
+        for entry in six or []
+        if entry.get("dev") != "lo" and entry.get("type") not in ("unreachable", "blackhole", "prohibit")
+    ]
     return [
-        row("P1", source, "IPv4: no route but the LAN's own", "; ".join(f"{entry.get('dst')} via {entry.get('gateway', entry.get('dev'))}" for entry in beyond[:4])),
-        row("P1", source, "IPv6: no route", "; ".join(f"{entry.get('dst')} dev {entry.get('dev')}" for entry in beyond_six[:4])),
+        row(
+            "P1",
+            source,
+            "IPv4: no route but the LAN's own",
+            "; ".join(f"{entry.get('dst')} via {entry.get('gateway', entry.get('dev'))}" for entry in beyond[:4]),
+        ),
+        row(
+            "P1",
+            source,
+            "IPv6: no route",
+            "; ".join(f"{entry.get('dst')} dev {entry.get('dev')}" for entry in beyond_six[:4]),
+        ),
     ]
 
 
@@ -369,7 +676,9 @@ def local_route(entry: Mapping[str, Any], settings: Settings) -> bool:
         network = ipaddress.ip_network(str(entry.get("dst")))
     except ValueError:
         return False
-    return network.subnet_of(ipaddress.ip_network(settings.lan)) or network.subnet_of(ipaddress.ip_network("127.0.0.0/8"))
+    return network.subnet_of(ipaddress.ip_network(settings.lan)) or network.subnet_of(
+        ipaddress.ip_network("127.0.0.0/8")
+    )
 
 
 def connections(machine: Machine, settings: Settings) -> list[Row]:
@@ -379,7 +688,9 @@ def connections(machine: Machine, settings: Settings) -> list[Row]:
         words = line.split()
         peer = words[-1] if words else ""
         address = peer.rpartition(":")[0].strip("[]").partition("%")[0]
-        if address and not (settings.on_lan(address) or inside(address, "127.0.0.0/8") or address in ("*", "::1", "0.0.0.0")):  # noqa: S104
+        if address and not (
+            settings.on_lan(address) or inside(address, "127.0.0.0/8") or address in ("*", "::1", "0.0.0.0")
+        ):  # noqa: S104
             bad.append(peer)
     return [row("P1", "namespace sovereign", "open connections stay on the LAN", " ".join(bad[:5]))]
 
@@ -392,7 +703,9 @@ def members(machine: Machine, settings: Settings, running: Iterable[Mapping[str,
         if one["State"]["Pid"]:
             inner = machine.json("nsenter", f"--target={one['State']['Pid']}", "--net", "ip", "-j", "link") or []
             known |= {int(link["link_index"]) for link in inner if "link_index" in link}
-    strangers = [link["ifname"] for link in links if link["ifname"] != "sov0-host" and int(link["ifindex"]) not in known]
+    strangers = [
+        link["ifname"] for link in links if link["ifname"] != "sov0-host" and int(link["ifindex"]) not in known
+    ]
     return [row("P5", settings.bridge, f"registered members alone ({len(links)})", " ".join(strangers))]
 
 
@@ -412,54 +725,156 @@ def units(machine: Machine, settings: Settings) -> list[Row]:
     except OSError:
         inode = 0
     for name in names:
-        found += unit(f"unit {name.removesuffix('.service') if hasattr(name, 'removesuffix') else name}", shown.get(name, {}), settings)
+        found += unit(
+            f"unit {name.removesuffix('.service') if hasattr(name, 'removesuffix') else name}",
+            shown.get(name, {}),
+            settings,
+        )
         source = "unit " + name[: -len(".service")]
         if shown.get(name, {}).get("ActiveState") != "active":
-            found.append(unread("P1", source, "its processes", f"it is {shown.get(name, {}).get('ActiveState', 'gone')}"))
+            found.append(
+                unread("P1", source, "its processes", f"it is {shown.get(name, {}).get('ActiveState', 'gone')}")
+            )
             continue
         for pid in group(shown[name].get("ControlGroup", "")):
             found += process(source, pid, shown[name], inode, keys, machine)
-    found += foundations(machine)
-    return found
+    found += slices(machine)
+    return [*found, *foundations(machine)]
 
 
 def unit(source: str, have: Mapping[str, str], settings: Settings) -> list[Row]:
     """Properties of one unit as systemd has them loaded."""
-    plain = {
-        "NetworkNamespacePath": f"/run/netns/{settings.namespace}", "NoNewPrivileges": "yes", "CapabilityBoundingSet": "", "AmbientCapabilities": "",
-        "LimitCORE": "0", "ProtectSystem": "strict", "ProtectHome": "yes", "ProtectProc": "invisible", "PrivateUsers": "yes", "PrivateTmp": "yes",
-        "PrivateDevices": "yes", "PrivateIPC": "yes", "NeedDaemonReload": "no", "SystemCallArchitectures": "native", "UMask": "0077",
-        "SupplementaryGroups": "", "MemoryDenyWriteExecute": "yes", "JoinsNamespaceOf": "", "PassEnvironment": "", "EnvironmentFiles": "",
-    }  # fmt: skip
-    rules = {"NetworkNamespacePath": "P1", "LimitCORE": "P8", "UMask": "P7", "SupplementaryGroups": "P7"}
+    exact = {
+        "NetworkNamespacePath": f"/run/netns/{settings.namespace}",
+        "NoNewPrivileges": "yes",
+        "CapabilityBoundingSet": "",
+        "AmbientCapabilities": "",
+        "LimitCORE": "0",
+        "ProtectSystem": "strict",
+        "ProtectHome": "yes",
+        "ProtectProc": "invisible",
+        "PrivateUsers": "yes",
+        "PrivateTmp": "yes",
+        "PrivateDevices": "yes",
+        "PrivateIPC": "yes",
+        "NeedDaemonReload": "no",
+        "SystemCallArchitectures": "native",
+        "UMask": "0077",
+        "SupplementaryGroups": "",
+        "MemoryDenyWriteExecute": "yes",
+        "JoinsNamespaceOf": "",
+        "PassEnvironment": "",
+        "EnvironmentFiles": "",
+        "LogNamespace": "sovereign",
+        "Slice": "sovereign.slice",
+    }
+    rules = {
+        "NetworkNamespacePath": "P1",
+        "Slice": "P1",
+        "LimitCORE": "P8",
+        "LogNamespace": "P8",
+        "UMask": "P7",
+        "SupplementaryGroups": "P7",
+    }
     found = [
-        row(rules.get(key, "P3"), source, f"{key}={wanted}", "" if have.get(key, "") == wanted else f"it is {have.get(key, '')!r}")
-        for key, wanted in plain.items()
+        row(
+            rules.get(key, "P3"),
+            source,
+            f"{key}={wanted}",
+            "" if have.get(key, "") == wanted else f"it is {have.get(key, '')!r}",
+        )
+        for key, wanted in exact.items()
     ]
     user = have.get("User", "")
-    found.append(row("P4", source, "User of its own", "" if user.startswith("mushishi-sovereign-") else f"it is {user!r}", user))
+    found.append(
+        row("P4", source, "User of its own", "" if user.startswith("mushishi-sovereign-") else f"it is {user!r}", user)
+    )
     families = have.get("RestrictAddressFamilies", "").split()
-    found.append(row("P3", source, "RestrictAddressFamilies: AF_INET alone", "" if families == ["AF_INET"] else f"it is {families}"))
-    found.append(row("P1", source, "IPAddressDeny=any", "lacks " + lacks if (lacks := missing(("0.0.0.0/0", "::/0"), have.get("IPAddressDeny", ""))) else ""))
+    found.append(
+        row(
+            "P3",
+            source,
+            "RestrictAddressFamilies: AF_INET alone",
+            "" if families == ["AF_INET"] else f"it is {families}",
+        )
+    )
+    found.append(
+        row(
+            "P1",
+            source,
+            "IPAddressDeny=any",
+            "lacks " + lacks if (lacks := missing(("0.0.0.0/0", "::/0"), have.get("IPAddressDeny", ""))) else "",
+        )
+    )
     wide = [word for word in have.get("IPAddressAllow", "").split() if not narrow(word, settings)]
     found.append(row("P1", source, "IPAddressAllow: the LAN and loopback alone", " ".join(wide)))
     for key in ("BindsTo", "After"):
-        found.append(row("P1", source, f"{key}=mushishi-plane.service", "it does not" if missing(["mushishi-plane.service"], have.get(key, "")) else ""))
+        found.append(
+            row(
+                "P1",
+                source,
+                f"{key}=mushishi-plane.service",
+                "it does not" if missing(["mushishi-plane.service"], have.get(key, "")) else "",
+            )
+        )
     hidden = {word.lstrip("-+") for word in have.get("InaccessiblePaths", "").split()}
-    gone = [path for path in (settings.secrets, "/run/docker.sock", "/run/docker", "/run/containerd", "/run/dbus", "/run/tailscale", "/run/nscd", "/run/avahi-daemon", "/run/systemd/resolve", "/run/systemd/private", "/var/lib/docker") if path not in hidden]
+    gone = [
+        path
+        for path in (
+            settings.secrets,
+            "/run/docker.sock",
+            "/run/docker",
+            "/run/containerd",
+            "/run/dbus",
+            "/run/tailscale",
+            "/run/nscd",
+            "/run/avahi-daemon",
+            "/run/systemd/resolve",
+            "/run/systemd/private",
+            "/var/lib/docker",
+        )
+        if path not in hidden
+    ]
     found.append(row("P3", source, "InaccessiblePaths: what acts outside", " ".join(gone)))
     bound = have.get("BindReadOnlyPaths", "")
-    names = [path for path in ("/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/hosts") if f":{path}:" not in f"{bound} ".replace(" ", ": ")]
+    names = [
+        path
+        for path in ("/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/hosts")
+        if f":{path}:" not in f"{bound} ".replace(" ", ": ")
+    ]
     found.append(row("P3", source, "names come from the plane's own files", " ".join(names)))
     found.append(row("P3", source, "BindPaths: none", have.get("BindPaths", "")))
     calls = have.get("SystemCallFilter", "")
-    open_calls = [word for word in ("mount", "bpf", "ptrace", "kexec_load", "init_module", "pivot_root") if word in calls.split()]
-    found.append(row("P3", source, "SystemCallFilter", "there is none" if not calls else "inverted" if calls.startswith("~") else " ".join(open_calls)))
-    found.append(row("P3", source, "RestrictNamespaces=yes", "" if have.get("RestrictNamespaces") == "yes" else f"it is {have.get('RestrictNamespaces')!r}"))
+    open_calls = [
+        word for word in ("mount", "bpf", "ptrace", "kexec_load", "init_module", "pivot_root") if word in calls.split()
+    ]
+    found.append(
+        row(
+            "P3",
+            source,
+            "SystemCallFilter",
+            "there is none" if not calls else "inverted" if calls.startswith("~") else " ".join(open_calls),
+        )
+    )
+    found.append(
+        row(
+            "P3",
+            source,
+            "RestrictNamespaces=yes",
+            "" if have.get("RestrictNamespaces") == "yes" else f"it is {have.get('RestrictNamespaces')!r}",
+        )
+    )
     commands = " ".join(have.get(key, "") for key in ("ExecStart", "ExecStartPre", "ExecStartPost", "ExecStopPost"))
     raised = [word for word in re.findall(r"path=(\S+)", commands) if not word.startswith("/")]
     found.append(row("P3", source, "no command with the rights of root", " ".join(raised)))
-    found.append(environment(source, "its Environment=", dict(word.split("=", 1) for word in have.get("Environment", "").split() if "=" in word), {}))
+    found.append(
+        environment(
+            source,
+            "its Environment=",
+            dict(word.split("=", 1) for word in have.get("Environment", "").split() if "=" in word),
+            {},
+        )
+    )
     return found
 
 
@@ -490,7 +905,9 @@ def group(path: str) -> list[int]:
     return found
 
 
-def process(source: str, pid: int, have: Mapping[str, str], inode: int, keys: Mapping[str, str], machine: Machine) -> list[Row]:
+def process(
+    source: str, pid: int, have: Mapping[str, str], inode: int, keys: Mapping[str, str], machine: Machine
+) -> list[Row]:
     """One process of a unit: namespace, user, rights, filter, environment, credentials, and what it sees of names and sockets."""
     alive = Process.read(pid)
     if alive is None:
@@ -507,10 +924,20 @@ def process(source: str, pid: int, have: Mapping[str, str], inode: int, keys: Ma
     core = re.search(r"^Max core file size\s+(\S+)\s+(\S+)", limits, re.MULTILINE)
     found = [
         row("P1", source, "it is in the sovereign namespace", "" if inode and net == inode else "it is in another"),
-        row("P4", source, "it runs as its unit's user alone", "" if users == {expected} else f"users {sorted(users)}, expected {expected}"),
+        row(
+            "P4",
+            source,
+            "it runs as its unit's user alone",
+            "" if users == {expected} else f"users {sorted(users)}, expected {expected}",
+        ),
         row("P3", source, "no capability", " ".join(caps)),
         row("P3", source, "no new privileges", "" if status.get("NoNewPrivs") == "1" else "it may gain some"),
-        row("P3", source, "system calls are filtered", "" if status.get("Seccomp") == "2" else f"seccomp mode {status.get('Seccomp')}"),
+        row(
+            "P3",
+            source,
+            "system calls are filtered",
+            "" if status.get("Seccomp") == "2" else f"seccomp mode {status.get('Seccomp')}",
+        ),
         row("P8", source, "no core dump", "" if core and set(core.groups()) == {"0"} else "its limit is not 0"),
         environment(source, "its environment", alive.environment(), keys),
         row("P3", source, "its credentials", "; ".join(credentials(alive, keys))),
@@ -522,7 +949,12 @@ def process(source: str, pid: int, have: Mapping[str, str], inode: int, keys: Ma
             about = os.lstat(f"/proc/{pid}/root{path}")
         except OSError:
             continue
-        if stat.S_ISSOCK(about.st_mode) and stat.S_IMODE(about.st_mode) & 0o222 and not INERT.match(path) and reachable(pid, path, alive.uid):
+        if (
+            stat.S_ISSOCK(about.st_mode)
+            and stat.S_IMODE(about.st_mode) & 0o222
+            and not INERT.match(path)
+            and reachable(pid, path, alive.uid)
+        ):
             seen.append(path)
     found.append(row("P3", source, "no socket file that leads out is in sight", " ".join(sorted(seen))))
     return found
@@ -598,25 +1030,84 @@ def names(source: str, pid: int, machine: Machine) -> list[Row]:
     """Names come from a file that knows only this machine."""
     resolvers = re.findall(r"^\s*nameserver\s+(\S+)", machine.text(f"/proc/{pid}/root/etc/resolv.conf"), re.MULTILINE)
     switch = re.search(r"^\s*hosts:\s*(.*?)\s*$", machine.text(f"/proc/{pid}/root/etc/nsswitch.conf"), re.MULTILINE)
-    lines = [line.split() for line in machine.text(f"/proc/{pid}/root/etc/hosts").splitlines() if line.strip() and not line.startswith("#")]
-    known = [" ".join(words) for words in lines if not (inside(words[0], "127.0.0.0/8") or words[0] == "::1" or inside(words[0], "10.88.0.0/24"))]
+    lines = [
+        line.split()
+        for line in machine.text(f"/proc/{pid}/root/etc/hosts").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+    known = [
+        " ".join(words)
+        for words in lines
+        if not (inside(words[0], "127.0.0.0/8") or words[0] == "::1" or inside(words[0], "10.88.0.0/24"))
+    ]
     return [
         row("P3", source, "/etc/resolv.conf names no server", " ".join(resolvers)),
-        row("P3", source, "/etc/nsswitch.conf: hosts from files alone", "" if switch and switch[1] == "files" else f"hosts: {switch[1] if switch else ''}"),
+        row(
+            "P3",
+            source,
+            "/etc/nsswitch.conf: hosts from files alone",
+            "" if switch and switch[1] == "files" else f"hosts: {switch[1] if switch else ''}",
+        ),
         row("P3", source, "/etc/hosts knows this machine alone", "; ".join(known[:3])),
     ]
 
 
+def slices(machine: Machine) -> list[Row]:
+    """The slices that hold the plane's units and containers have a filter of addresses of their own."""
+    found: list[Row] = []
+    for name in ("sovereign.slice", "sovereign-engines.slice"):
+        have = machine.properties([name], "IPAddressDeny,IPAddressAllow,ActiveState").get(name, {})
+        if have.get("ActiveState") != "active":
+            found.append(unread("P1", name, "IPAddressDeny=any", f"it is {have.get('ActiveState', 'gone')}"))
+            continue
+        found.append(
+            row("P1", name, "IPAddressDeny=any", missing(("0.0.0.0/0", "::/0"), have.get("IPAddressDeny", "")))
+        )
+        wide = [word for word in have.get("IPAddressAllow", "").split() if not narrow(word, Settings())]
+        found.append(row("P1", name, "IPAddressAllow: the LAN and loopback alone", " ".join(wide)))
+    return found
+
+
 def foundations(machine: Machine) -> list[Row]:
     """No guard, no plane, no Docker: asserted as what systemd has loaded."""
-    shown = machine.properties(["mushishi-guard.service", "mushishi-plane.service", "docker.service"], "ActiveState,BindsTo,Requires,After,Before,NeedDaemonReload")
-    guard, plane_unit, docker = (shown.get(f"{name}.service", {}) for name in ("mushishi-guard", "mushishi-plane", "docker"))
+    shown = machine.properties(
+        ["mushishi-guard.service", "mushishi-plane.service", "docker.service"],
+        "ActiveState,BindsTo,Requires,After,Before,NeedDaemonReload",
+    )
+    guard, plane_unit, docker = (
+        shown.get(f"{name}.service", {}) for name in ("mushishi-guard", "mushishi-plane", "docker")
+    )
     return [
-        row("P1", "unit mushishi-guard", "it is loaded before the network and Docker", missing(["network-pre.target", "docker.service"], guard.get("Before", ""))),
-        row("P1", "unit mushishi-guard", "active", "" if guard.get("ActiveState") == "active" else f"it is {guard.get('ActiveState')}"),
-        row("P1", "unit mushishi-plane", "no guard, no bridge", missing(["mushishi-guard.service"], plane_unit.get("BindsTo", ""))),
-        row("P1", "unit docker", "no guard, no containers", missing(["mushishi-guard.service", "mushishi-plane.service"], docker.get("Requires", ""))),
-        row("P1", "unit docker", "after guard and plane", missing(["mushishi-guard.service", "mushishi-plane.service"], docker.get("After", ""))),
+        row(
+            "P1",
+            "unit mushishi-guard",
+            "it is loaded before the network and Docker",
+            missing(["network-pre.target", "docker.service"], guard.get("Before", "")),
+        ),
+        row(
+            "P1",
+            "unit mushishi-guard",
+            "active",
+            "" if guard.get("ActiveState") == "active" else f"it is {guard.get('ActiveState')}",
+        ),
+        row(
+            "P1",
+            "unit mushishi-plane",
+            "no guard, no bridge",
+            missing(["mushishi-guard.service"], plane_unit.get("BindsTo", "")),
+        ),
+        row(
+            "P1",
+            "unit docker",
+            "no guard, no containers",
+            missing(["mushishi-guard.service", "mushishi-plane.service"], docker.get("Requires", "")),
+        ),
+        row(
+            "P1",
+            "unit docker",
+            "after guard and plane",
+            missing(["mushishi-guard.service", "mushishi-plane.service"], docker.get("After", "")),
+        ),
     ]
 
 
@@ -627,10 +1118,21 @@ def container_rows(machine: Machine, settings: Settings, running: Iterable[Mappi
     """Each container of the plane: one network, no right, no socket, no way to be more; and the network itself."""
     found: list[Row] = []
     shown = machine.json("docker", "network", "inspect", settings.network) or [{}]
-    found.append(row("P1", f"Docker network {settings.network}", "internal", "" if shown[0].get("Internal") else "it is not"))
+    found.append(
+        row("P1", f"Docker network {settings.network}", "internal", "" if shown[0].get("Internal") else "it is not")
+    )
     bridge = shown[0].get("Options", {}).get("com.docker.network.bridge.name")
-    found.append(row("P5", f"Docker network {settings.network}", f"its bridge is {settings.bridge}", "" if bridge == settings.bridge else f"it is {bridge}"))
-    found.append(row("P5", f"Docker network {settings.network}", "no IPv6", "it has IPv6" if shown[0].get("EnableIPv6") else ""))
+    found.append(
+        row(
+            "P5",
+            f"Docker network {settings.network}",
+            f"its bridge is {settings.bridge}",
+            "" if bridge == settings.bridge else f"it is {bridge}",
+        )
+    )
+    found.append(
+        row("P5", f"Docker network {settings.network}", "no IPv6", "it has IPv6" if shown[0].get("EnableIPv6") else "")
+    )
     keys = cloud_keys(settings)
     for one in running:
         found += container(machine, settings, one, keys)
@@ -645,29 +1147,110 @@ def container(machine: Machine, settings: Settings, one: Mapping[str, Any], keys
     options = " ".join(host.get("SecurityOpt") or [])
     servers = [server for server in host.get("Dns") or [] if not inside(server, "127.0.0.0/8")]
     found = [
-        row("P5", source, "one network, the plane's", "" if networks == [settings.network] else " ".join(networks) or "none"),
-        row("P5", source, "every capability dropped", "" if host.get("CapDrop") == ["ALL"] and not host.get("CapAdd") else f"dropped {host.get('CapDrop')}, added {host.get('CapAdd')}"),
+        row(
+            "P5",
+            source,
+            "one network, the plane's",
+            "" if networks == [settings.network] else " ".join(networks) or "none",
+        ),
+        row(
+            "P5",
+            source,
+            "every capability dropped",
+            ""
+            if host.get("CapDrop") == ["ALL"] and not host.get("CapAdd")
+            else f"dropped {host.get('CapDrop')}, added {host.get('CapAdd')}",
+        ),
         row("P5", source, "not privileged", "it is" if host.get("Privileged") else ""),
-        row("P5", source, "no namespace of the host", " ".join(f"{key}={host[key]}" for key in ("NetworkMode", "IpcMode", "PidMode", "UTSMode", "UsernsMode", "CgroupnsMode") if str(host.get(key, "")).startswith(("host", "container")))),
+        row(
+            "P5",
+            source,
+            "no namespace of the host",
+            " ".join(
+                f"{key}={host[key]}"
+                for key in ("NetworkMode", "IpcMode", "PidMode", "UTSMode", "UsernsMode", "CgroupnsMode")
+                if str(host.get(key, "")).startswith(("host", "container"))
+            ),
+        ),
         row("P5", source, "a file system that cannot be written", "" if host.get("ReadonlyRootfs") else "it can"),
-        row("P5", source, "no-new-privileges, filtered calls", "" if "no-new-privileges" in options and "unconfined" not in options else options or "none"),
+        row(
+            "P5",
+            source,
+            "no-new-privileges, filtered calls",
+            "" if "no-new-privileges" in options and "unconfined" not in options else options or "none",
+        ),
         row("P3", source, "no socket and no system folder mounted", " ".join(bad_mounts)),
-        row("P2", source, "no published port", json.dumps(host.get("PortBindings")) if host.get("PortBindings") else ""),
+        row(
+            "P2", source, "no published port", json.dumps(host.get("PortBindings")) if host.get("PortBindings") else ""
+        ),
         row("P3", source, "names resolve nowhere", " ".join([*servers, *(host.get("ExtraHosts") or [])])),
-        row("P5", source, "started by nobody but Docker and the mode", "" if host.get("RestartPolicy", {}).get("Name") in ("no", "", "unless-stopped") else str(host.get("RestartPolicy"))),
-        row("P5", source, "its image by digest", "" if str(one.get("Image", "")).startswith("sha256:") else str(one.get("Image")), str(one.get("Image", ""))[:19]),
-        row("P8", source, "no core dump", "" if any(limit["Name"] == "core" and limit["Hard"] == 0 for limit in host.get("Ulimits") or []) else "its limit is not 0"),
-        environment(source, "its environment", dict(word.split("=", 1) for word in config.get("Env") or [] if "=" in word), keys),
-        row("P8", source, "its log stays on this machine", "" if host.get("LogConfig", {}).get("Type") in ("json-file", "local", "none") else str(host.get("LogConfig"))),
-        row("P5", source, "no device but a graphics card's", " ".join(d.get("PathOnHost", "") for d in host.get("Devices") or [] if "nvidia" not in d.get("PathOnHost", ""))),
+        row(
+            "P5",
+            source,
+            "started by nobody but Docker and the mode",
+            ""
+            if host.get("RestartPolicy", {}).get("Name") in ("no", "", "unless-stopped")
+            else str(host.get("RestartPolicy")),
+        ),
+        row(
+            "P5",
+            source,
+            "its image by digest",
+            "" if str(one.get("Image", "")).startswith("sha256:") else str(one.get("Image")),
+            str(one.get("Image", ""))[:19],
+        ),
+        row(
+            "P8",
+            source,
+            "no core dump",
+            ""
+            if any(limit["Name"] == "core" and limit["Hard"] == 0 for limit in host.get("Ulimits") or [])
+            else "its limit is not 0",
+        ),
+        environment(
+            source, "its environment", dict(word.split("=", 1) for word in config.get("Env") or [] if "=" in word), keys
+        ),
+        row(
+            "P1",
+            source,
+            "in the plane's slice",
+            ""
+            if str(host.get("CgroupParent", "")).startswith("sovereign")
+            else f"it is in {host.get('CgroupParent') or 'Docker'}",
+        ),
+        row(
+            "P8",
+            source,
+            "its log stays on this machine",
+            ""
+            if host.get("LogConfig", {}).get("Type") in ("json-file", "local", "none")
+            else str(host.get("LogConfig")),
+        ),
+        row(
+            "P5",
+            source,
+            "no device but a graphics card's",
+            " ".join(
+                d.get("PathOnHost", "") for d in host.get("Devices") or [] if "nvidia" not in d.get("PathOnHost", "")
+            ),
+        ),
     ]
     found += composed(machine, source, config.get("Labels") or {})
     pid = int(one["State"].get("Pid") or 0)
     if not pid:
         return [*found, unread("P1", source, "its first process", "it does not run")]
     inner = ("nsenter", f"--target={pid}", "--net", "ip", "-j")
-    found += routes(source, settings, machine.json(*inner, "-4", "route", "show", "table", "all"), machine.json(*inner, "-6", "route", "show", "table", "all"))
-    links = [link["ifname"] for link in machine.json(*inner, "link") or [] if link["ifname"] != "lo" and "tunl" not in link["ifname"]]
+    found += routes(
+        source,
+        settings,
+        machine.json(*inner, "-4", "route", "show", "table", "all"),
+        machine.json(*inner, "-6", "route", "show", "table", "all"),
+    )
+    links = [
+        link["ifname"]
+        for link in machine.json(*inner, "link") or []
+        if link["ifname"] != "lo" and "tunl" not in link["ifname"]
+    ]
     found.append(row("P5", source, "one interface", "" if len(links) <= 1 else " ".join(links)))
     flag = machine.run("nsenter", f"--target={pid}", "--net", "cat", "/proc/sys/net/ipv6/conf/all/disable_ipv6").strip()
     found.append(kernel("P5", source, "net.ipv6.conf.all.disable_ipv6", "1", flag))
@@ -676,9 +1259,18 @@ def container(machine: Machine, settings: Settings, one: Mapping[str, Any], keys
         if alive is None:
             continue
         inside_it = f"{source}, process {alive.status.get('Name', each)}"
-        caps = [name for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb") if int(alive.status.get(name, "0"), 16)]
+        caps = [
+            name for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb") if int(alive.status.get(name, "0"), 16)
+        ]
         found.append(row("P5", inside_it, "no capability", " ".join(caps)))
-        found.append(row("P5", inside_it, "no new privileges, filtered calls", "" if alive.status.get("NoNewPrivs") == "1" and alive.status.get("Seccomp") == "2" else "they are not"))
+        found.append(
+            row(
+                "P5",
+                inside_it,
+                "no new privileges, filtered calls",
+                "" if alive.status.get("NoNewPrivs") == "1" and alive.status.get("Seccomp") == "2" else "they are not",
+            )
+        )
         found.append(environment(inside_it, "its environment", alive.environment(), keys))
     return found
 
@@ -696,18 +1288,31 @@ def harmless_mount(mount: Mapping[str, Any]) -> bool:
             return False
     except OSError:
         return True
-    return not (path in ("/", "/run", "/var/run", "/etc", "/var", "/root", "/home", "/var/lib", "/tmp") or path.startswith(("/proc", "/sys", "/dev", "/run/", "/etc/", "/var/lib/docker/", "/root/")))  # noqa: S108
+    return not (
+        path in ("/", "/run", "/var/run", "/etc", "/var", "/root", "/home", "/var/lib", "/tmp")
+        or path.startswith(("/proc", "/sys", "/dev", "/run/", "/etc/", "/var/lib/docker/", "/root/"))
+    )  # noqa: S108
 
 
 def composed(machine: Machine, source: str, labels: Mapping[str, str]) -> list[Row]:
     """The container is what its compose file says; else the next start runs something that nobody looked at."""
-    file, service = labels.get("com.docker.compose.project.config_files", ""), labels.get("com.docker.compose.service", "")
+    file, service = (
+        labels.get("com.docker.compose.project.config_files", ""),
+        labels.get("com.docker.compose.service", ""),
+    )
     if not file:
         return [row("P5", source, "it was made by a compose file", "by hand")]
     said = machine.run("docker", "compose", "--file", file, "config", "--hash", service).split()
     if len(said) < 2:
         return [row("P5", source, f"made from {file} as it is", "the file cannot be read")]
-    return [row("P5", source, f"made from {file} as it is", "" if said[1] == labels.get("com.docker.compose.config-hash") else "the file is another")]
+    return [
+        row(
+            "P5",
+            source,
+            f"made from {file} as it is",
+            "" if said[1] == labels.get("com.docker.compose.config-hash") else "the file is another",
+        )
+    ]
 
 
 # ---- users, files, the rest
@@ -721,8 +1326,14 @@ def users(machine: Machine, settings: Settings) -> list[Row]:
     except OSError:
         inode = 0
     everybody = {name: uid for name, uid in machine.users().items() if name.startswith("mushishi-sovereign-")}
-    shells = {line.split(":")[0]: line.rstrip().split(":")[6] for line in machine.text("/etc/passwd").splitlines() if line.count(":") == 6}
-    shadow = {line.split(":")[0]: line.split(":")[1] for line in machine.text("/etc/shadow").splitlines() if ":" in line}
+    shells = {
+        line.split(":")[0]: line.rstrip().split(":")[6]
+        for line in machine.text("/etc/passwd").splitlines()
+        if line.count(":") == 6
+    }
+    shadow = {
+        line.split(":")[0]: line.split(":")[1] for line in machine.text("/etc/shadow").splitlines() if ":" in line
+    }
     outside: dict[int, list[str]] = {}
     strangers = []
     for pid in machine.processes():
@@ -741,22 +1352,60 @@ def users(machine: Machine, settings: Settings) -> list[Row]:
     jobs = cron_lines(machine)
     for name, uid in sorted(everybody.items()):
         source = f"user {name}"
-        groups = [line.split(":")[0] for line in machine.text("/etc/group").splitlines() if line.count(":") == 3 and name in line.rstrip().split(":")[3].split(",")]
-        spool = [path for path in (f"/var/spool/cron/crontabs/{name}", f"/var/spool/cron/{name}", f"/var/lib/systemd/linger/{name}") if os.path.exists(path)]
+        groups = [
+            line.split(":")[0]
+            for line in machine.text("/etc/group").splitlines()
+            if line.count(":") == 3 and name in line.rstrip().split(":")[3].split(",")
+        ]
+        spool = [
+            path
+            for path in (
+                f"/var/spool/cron/crontabs/{name}",
+                f"/var/spool/cron/{name}",
+                f"/var/lib/systemd/linger/{name}",
+            )
+            if os.path.exists(path)
+        ]
         spool += [path for path in glob.glob("/var/spool/cron/atjobs/*") if os.stat(path).st_uid == uid]
         found += [
-            row("P4", source, "no shell, no password", "" if shells.get(name, "").endswith(("nologin", "/false")) and shadow.get(name, "!")[:1] in "!*" else f"{shells.get(name)}"),
+            row(
+                "P4",
+                source,
+                "no shell, no password",
+                ""
+                if shells.get(name, "").endswith(("nologin", "/false")) and shadow.get(name, "!")[:1] in "!*"
+                else f"{shells.get(name)}",
+            ),
             row("P4", source, "no further group", " ".join(groups)),
-            row("P4", source, "no linger, no cron, no at", "; ".join([*spool, *(line for line in jobs if re.search(rf"\b{re.escape(name)}\b", line))])),
+            row(
+                "P4",
+                source,
+                "no linger, no cron, no at",
+                "; ".join([*spool, *(line for line in jobs if re.search(rf"\b{re.escape(name)}\b", line))]),
+            ),
             row("P4", source, "no process outside the namespace", " ".join(outside.get(uid, []))),
         ]
     found.append(row("P4", "namespace sovereign", "no process of another user", " ".join(strangers[:5])))
     names_of = set(everybody) | {str(uid) for uid in everybody.values()}
-    services = [line.split()[0] for line in machine.run("systemctl", "list-unit-files", "--plain", "--no-legend", "--type=service").splitlines() if line.strip()]
-    services += [line.split()[0] for line in machine.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--type=service").splitlines() if line.strip()]
+    services = [
+        line.split()[0]
+        for line in machine.run("systemctl", "list-unit-files", "--plain", "--no-legend", "--type=service").splitlines()
+        if line.strip()
+    ]
+    services += [
+        line.split()[0]
+        for line in machine.run(
+            "systemctl", "list-units", "--all", "--plain", "--no-legend", "--type=service"
+        ).splitlines()
+        if line.strip()
+    ]
     services = sorted({name for name in services if not name.endswith("@.service") and "-audit-" not in name})
     shown = machine.properties(services, "User,NetworkNamespacePath")
-    stray = [name for name, have in shown.items() if have.get("User") in names_of and have.get("NetworkNamespacePath") != f"/run/netns/{settings.namespace}"]
+    stray = [
+        name
+        for name, have in shown.items()
+        if have.get("User") in names_of and have.get("NetworkNamespacePath") != f"/run/netns/{settings.namespace}"
+    ]
     found.append(row("P4", "systemd", "no unit runs a sovereign user on the host", " ".join(sorted(stray))))
     return found
 
@@ -776,18 +1425,37 @@ def files(machine: Machine, settings: Settings) -> list[Row]:
     bad = []
     total = 0
     for folder, dirs, names_in in os.walk(settings.secrets):
-        for path in [folder, *(os.path.join(folder, name) for name in (*names_in, *(d for d in dirs if os.path.islink(os.path.join(folder, d)))))]:
+        for path in [
+            folder,
+            *(
+                os.path.join(folder, name)
+                for name in (*names_in, *(d for d in dirs if os.path.islink(os.path.join(folder, d))))
+            ),
+        ]:
             about = os.lstat(path)
             total += 1
-            if about.st_uid != 0 or stat.S_IMODE(about.st_mode) & 0o077 or not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+            if (
+                about.st_uid != 0
+                or stat.S_IMODE(about.st_mode) & 0o077
+                or not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode))
+            ):
                 bad.append(f"{path} {stat.filemode(about.st_mode)} {about.st_uid}")
-    found = [row("P7", settings.secrets, f"root's alone ({total} entries)", "; ".join(bad[:5]) if total else "there is none")]
+    found = [
+        row("P7", settings.secrets, f"root's alone ({total} entries)", "; ".join(bad[:5]) if total else "there is none")
+    ]
     for tree in t1_trees(machine, settings):
         try:
             about = os.stat(tree)
         except OSError:
             continue
-        found.append(row("P7", tree, "its user's alone", f"mode {stat.S_IMODE(about.st_mode):o}" if stat.S_IMODE(about.st_mode) & 0o077 else ""))
+        found.append(
+            row(
+                "P7",
+                tree,
+                "its user's alone",
+                f"mode {stat.S_IMODE(about.st_mode):o}" if stat.S_IMODE(about.st_mode) & 0o077 else "",
+            )
+        )
     for root in ("/etc/mushishi", "/opt/mushishi", "/etc/systemd/system", "/etc/docker"):
         loose, count = [], 0
         for folder, dirs, names_in in os.walk(root):
@@ -811,7 +1479,12 @@ def t1_trees(machine: Machine, settings: Settings) -> list[str]:
     shown = machine.properties(names_of, "StateDirectory,RuntimeDirectory,CacheDirectory,LogsDirectory")
     found = set(settings.t1_trees)
     for have in shown.values():
-        for key, root in (("StateDirectory", "/var/lib"), ("RuntimeDirectory", "/run"), ("CacheDirectory", "/var/cache"), ("LogsDirectory", "/var/log")):
+        for key, root in (
+            ("StateDirectory", "/var/lib"),
+            ("RuntimeDirectory", "/run"),
+            ("CacheDirectory", "/var/cache"),
+            ("LogsDirectory", "/var/log"),
+        ):
             found |= {f"{root}/{word.split(':')[0]}" for word in have.get(key, "").split()}
     return sorted(found)
 
@@ -819,7 +1492,9 @@ def t1_trees(machine: Machine, settings: Settings) -> list[str]:
 def configuration(machine: Machine, settings: Settings) -> list[Row]:
     """What the running services were given: no file is younger than its process, and every address in it is one of the policy."""
     found: list[Row] = []
-    boot = next((float(line.split()[1]) for line in machine.text("/proc/stat").splitlines() if line.startswith("btime")), 0.0)
+    boot = next(
+        (float(line.split()[1]) for line in machine.text("/proc/stat").splitlines() if line.startswith("btime")), 0.0
+    )
     reads = {
         "mushishi-sovereign-admission": ["/etc/mushishi/admission/config.json"],
         "mushishi-sovereign-gateway": ["/etc/mushishi/gateway/sovereign.yaml"],
@@ -839,23 +1514,74 @@ def configuration(machine: Machine, settings: Settings) -> list[Row]:
                 continue
             # The clock of a start is kept in hundredths since boot, and the boot in whole seconds.
             late = os.stat(path).st_mtime - started
-            found.append(row("P1", f"unit {name}", f"{path} is what runs", "it was changed after the process began" if late > 1.5 else ""))
+            found.append(
+                row(
+                    "P1",
+                    f"unit {name}",
+                    f"{path} is what runs",
+                    "it was changed after the process began" if late > 1.5 else "",
+                )
+            )
     haproxy = machine.text("/etc/mushishi/gateway/haproxy.cfg")
     servers = sorted(set(re.findall(r"^\s*server\s+\S+\s+(\S+)", haproxy, re.MULTILINE)))
     wanted = {f"{route['upstream_host']}:{route['upstream_port']}" for route in settings.door_routes}
-    found.append(row("P2", "engine door", "it leads to the policy's engines alone", " ".join(word for word in servers if word not in wanted) if wanted else "", " ".join(servers)))
+    found.append(
+        row(
+            "P2",
+            "engine door",
+            "it leads to the policy's engines alone",
+            " ".join(word for word in servers if word not in wanted) if wanted else "",
+            " ".join(servers),
+        )
+    )
     hybrid_part = re.search(r"^frontend hybrid\n(.*?)(?=^\S)", haproxy, re.MULTILINE | re.DOTALL)
-    allowed = {f"{route['prefix']}/{end}" for route in settings.door_routes if "hybrid" in route["planes"] for end in ("chat/completions", "models")}
+    allowed = {
+        f"{route['prefix']}/{end}"
+        for route in settings.door_routes
+        if "hybrid" in route["planes"]
+        for end in ("chat/completions", "models")
+    }
     opened = set(re.findall(r"\bpath\s+(?:-m\s+\S+\s+)?(/\S+)", hybrid_part[1])) if hybrid_part else set()
-    found.append(row("P2", "engine door, hybrid side", "completions and models of the shared engines alone", " ".join(sorted(opened - allowed)) if allowed else ""))
+    found.append(
+        row(
+            "P2",
+            "engine door, hybrid side",
+            "completions and models of the shared engines alone",
+            " ".join(sorted(opened - allowed)) if allowed else "",
+        )
+    )
     default = re.findall(r"^\s*default_backend\s+(\S+)", haproxy, re.MULTILINE)
-    found.append(row("P2", "engine door", "everything else is refused", "" if set(default) == {"no-route"} else f"default_backend {default}"))
+    found.append(
+        row(
+            "P2",
+            "engine door",
+            "everything else is refused",
+            "" if set(default) == {"no-route"} else f"default_backend {default}",
+        )
+    )
     for side, upstream in (("sovereign", f"{settings.namespace_address}:4001"), ("hybrid", "127.0.0.1:")):
-        leads = re.findall(r"^\s*reverse_proxy\s+(\S+)", machine.text(f"/etc/mushishi/ingress-{side}/Caddyfile"), re.MULTILINE)
-        found.append(row("P9", f"ingress {side}", "it leads to its plane alone", " ".join(word for word in leads if not word.startswith(upstream)), " ".join(sorted(set(leads)))))
+        leads = re.findall(
+            r"^\s*reverse_proxy\s+(\S+)", machine.text(f"/etc/mushishi/ingress-{side}/Caddyfile"), re.MULTILINE
+        )
+        found.append(
+            row(
+                "P9",
+                f"ingress {side}",
+                "it leads to its plane alone",
+                " ".join(word for word in leads if not word.startswith(upstream)),
+                " ".join(sorted(set(leads))),
+            )
+        )
     text = machine.text("/etc/mushishi/admission/config.json")
     urls = re.findall(r"https?://([^/\":]+)", text)
-    found.append(row("P1", "admission", "it knows its gateway alone", " ".join(word for word in urls if not (inside(word, "127.0.0.0/8") or settings.on_lan(word)))))
+    found.append(
+        row(
+            "P1",
+            "admission",
+            "it knows its gateway alone",
+            " ".join(word for word in urls if not (inside(word, "127.0.0.0/8") or settings.on_lan(word))),
+        )
+    )
     return found
 
 
@@ -870,27 +1596,62 @@ def system(machine: Machine) -> list[Row]:
     pattern = machine.text("/proc/sys/kernel/core_pattern").strip()
     found = []
     if pattern.startswith("|") and "systemd-coredump" not in pattern:
-        found.append(unread("P8", "host", "kernel.core_pattern", f"{pattern.split()[0]} itself decides whether it keeps a crash: a limit of 0 does not bind it"))
+        found.append(
+            unread(
+                "P8",
+                "host",
+                "kernel.core_pattern",
+                f"{pattern.split()[0]} itself decides whether it keeps a crash: a limit of 0 does not bind it",
+            )
+        )
     else:
         found.append(row("P8", "host", "kernel.core_pattern", detail=pattern))
     dumpable = machine.text("/proc/sys/fs/suid_dumpable").strip()
     found.append(row("P8", "host", "fs.suid_dumpable is not 1", "it is 1" if dumpable == "1" else "", dumpable))
-    crashes = [path for pattern in ("/var/crash/*mushishi*", "/var/lib/systemd/coredump/*mushishi*") for path in glob.glob(pattern)]
+    crashes = [
+        path
+        for pattern in ("/var/crash/*mushishi*", "/var/lib/systemd/coredump/*mushishi*")
+        for path in glob.glob(pattern)
+    ]
     found.append(row("P8", "host", "no crash of a sovereign service is kept", " ".join(crashes[:3])))
-    forward = re.findall(r"^\s*(ForwardTo\w+)\s*=\s*yes", "\n".join(machine.text(path) for path in ["/etc/systemd/journald.conf", *glob.glob("/etc/systemd/journald.conf.d/*")]), re.MULTILINE)
-    uploads = [name for name in ("systemd-journal-upload.service", "rsyslog.service", "syslog-ng.service") if machine.run("systemctl", "is-active", name).strip() == "active"]
+    forward = re.findall(
+        r"^\s*(ForwardTo\w+)\s*=\s*yes",
+        "\n".join(
+            machine.text(path) for path in ["/etc/systemd/journald.conf", *glob.glob("/etc/systemd/journald.conf.d/*")]
+        ),
+        re.MULTILINE,
+    )
+    uploads = [
+        name
+        for name in ("systemd-journal-upload.service", "rsyslog.service", "syslog-ng.service")
+        if machine.run("systemctl", "is-active", name).strip() == "active"
+    ]
     if uploads:
-        found.append(unread("P8", "host", "journals are not forwarded", f"{' '.join(uploads)} runs: its own rules decide"))
-    found.append(row("P8", "host", "journald forwards nothing", " ".join(word for word in forward if word not in ("ForwardToWall",))))
+        found.append(
+            unread("P8", "host", "journals are not forwarded", f"{' '.join(uploads)} runs: its own rules decide")
+        )
+    found.append(
+        row(
+            "P8",
+            "host",
+            "journald forwards nothing",
+            " ".join(word for word in forward if word not in ("ForwardToWall",)),
+        )
+    )
     return found
 
 
 def collect(machine: Machine, settings: Settings) -> list[Row]:
     """Everything static."""
-    listings = {"host": machine.json("nft", "-j", "list", "ruleset"), "plane": machine.json(*machine.inside(settings.namespace, "nft", "-j", "list", "ruleset"))}
+    listings = {
+        "host": machine.json("nft", "-j", "list", "ruleset"),
+        "plane": machine.json(*machine.inside(settings.namespace, "nft", "-j", "list", "ruleset")),
+    }
     interfaces = sorted(name for name in os.listdir("/sys/class/net") if not name.startswith(("veth", "sov0")))
     running = containers(machine, settings.network)
-    rows = Guard(settings, machine.users(), {name: listing for name, listing in listings.items() if listing}, interfaces).rows()
+    rows = Guard(
+        settings, machine.users(), {name: listing for name, listing in listings.items() if listing}, interfaces
+    ).rows()
     rows += translations(machine, settings, listings["host"])
     rows += plane(machine, settings)
     rows += members(machine, settings, running)
