@@ -176,12 +176,19 @@ def local_refusal(target: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
 
 
 def addresses(machine: Machine, settings: Settings) -> list[dict[str, Any]]:
-    """Places beyond the plane: named ones, and what the machine itself knows. ``{name, address, beyond, ports}``."""
+    """Places beyond the plane: named ones, and what the machine itself knows. ``{name, address, beyond, ports, hosts}``.
+
+    ``hosts``: names of the policy that mean this address now.
+    """
     found: list[dict[str, Any]] = []
 
-    def add(name: str, address: str, beyond: bool = True, ports: Iterable[int] = ()) -> None:
-        if address and address not in {entry["address"] for entry in found}:
-            found.append({"name": name, "address": address, "beyond": beyond, "ports": sorted(set(ports))})
+    def add(name: str, address: str, beyond: bool = True, ports: Iterable[int] = (), host: str = "") -> None:
+        known = next((entry for entry in found if entry["address"] == address), None)
+        if address and known is None:
+            known = {"name": name, "address": address, "beyond": beyond, "ports": sorted(set(ports)), "hosts": []}
+            found.append(known)
+        if known and host:
+            known["hosts"].append(host)
 
     for target in settings.targets:
         for family in ("v4", "v6"):
@@ -217,10 +224,10 @@ def addresses(machine: Machine, settings: Settings) -> list[dict[str, Any]]:
         add(f"neighbour on {entry.get('dev')}", str(entry.get("dst")))
     for host in settings.providers():
         for family in ("4", "6"):
-            words = machine.run("getent", f"ahostsv{family}", host, timeout=4).split()
+            said = machine.run("getent", f"ahostsv{family}", host, timeout=4).splitlines()
             # An address of IPv4 written as one of IPv6 is the same place.
-            if words and not words[0].startswith("::ffff:"):
-                add(f"{host} v{family}", words[0])
+            for address in {line.split()[0] for line in said if line and not line.startswith("::ffff:")}:
+                add(f"{host} v{family}", address, host=host)
     for one in (
         machine.json(
             "docker", "network", "inspect", *(machine.run("docker", "network", "ls", "--quiet").split() or ["none"])
@@ -513,21 +520,17 @@ def as_user(name: str) -> tuple[str, ...]:
     )
 
 
-def beyond_policy(settings: Settings, targets: Iterable[Mapping[str, Any]], user: str) -> list[dict[str, Any]]:
+def beyond_policy(
+    settings: Settings, places: Iterable[Mapping[str, Any]], targets: Iterable[Mapping[str, Any]], user: str
+) -> list[dict[str, Any]]:
     """P10: for a hybrid user the same ways, of which the policy's hosts and the services that name it are its own."""
-    hosts = {
-        f"{entry['host']} v{family} ": int(entry["port"])
-        for entry in settings.hybrid_egress.get(user, ())
-        for family in (4, 6)
-    }
-    services = {int(service["port"]) for service in settings.loopback_services if user in service["users"]}
-    named = {str(target["address"]) for target in targets if any(f"→ {name}" in str(target["path"]) for name in hosts)}
-    found = []
-    for target in targets:
-        outside = target["proto"] == "tcp" and target["address"] in named and target["port"] in hosts.values()
-        inside = target["proto"] == "tcp" and target["address"] == "127.0.0.1" and target["port"] in services
-        found.append({**target, "rule": "P10", "allowed": outside or inside})
-    return found
+    ports = {str(entry["host"]): int(entry["port"]) for entry in settings.hybrid_egress.get(user, ())}
+    own = {(str(place["address"]), ports[host]) for place in places for host in place["hosts"] if host in ports}
+    own |= {("127.0.0.1", int(one["port"])) for one in settings.loopback_services if user in one["users"]}
+    return [
+        {**one, "rule": "P10", "allowed": one["proto"] == "tcp" and (str(one["address"]), one["port"]) in own}
+        for one in targets
+    ]
 
 
 # ---- pull
@@ -800,7 +803,7 @@ def collect(
                 place = Place(
                     f"user {name} on the host", "P10", argv, plane=False, user=name, link=settings.bridge, kind="user"
                 )
-                place.targets = beyond_policy(settings, network(places, settings, place, query), name)
+                place.targets = beyond_policy(settings, places, network(places, settings, place, query), name)
                 work.append(place)
     hybrid = [
         name for prefix in ("mushishi-hybrid-", "mushishi-ingress-") for name, _argv in host_users(machine, prefix)

@@ -18,6 +18,7 @@ from .model import Row
 from .ruleset import Ruleset, inside, plain, stops
 
 #: Ports that are tried in thought beside those that the rules name.
+IPV4 = re.compile(r"[0-9]+(\.[0-9]+){3}")
 PORTS = (22, 53, 80, 443, 4000, 4001, 4011, 4021, 4022, 4023, 8000, 8001, 54321)
 BEYOND = (
     ("127.0.0.1", 4),
@@ -63,7 +64,7 @@ SOCKETS = (
 )
 #: Listening sockets that take a line or answer about this machine, and lead nowhere: the journal, PID 1's ear, users, host name.
 INERT = re.compile(
-    r"^/run/systemd/(journal/(socket|stdout|dev-log|syslog)|notify|userdb/io\.systemd\.(DynamicUser|Multiplexer|DropIn)"
+    r"^/run/systemd/(journal(\.[a-z]+)?/(socket|stdout|dev-log|syslog)|notify|userdb/io\.systemd\.(DynamicUser|Multiplexer|DropIn)"
     r"|io\.systemd\.(sysext|ManagedOOM|Hostname|Credentials|BootControl|PCRExtend|PCRLock))$"
 )
 PROPERTIES = (
@@ -104,6 +105,8 @@ class Guard:
         interfaces: Iterable[str] = (),
     ) -> None:
         self.settings, self.users = settings, users
+        self._ports: dict[str, list[int]] = {}
+        self._addresses: dict[str, list[str]] = {}
         self.sets = {name: Ruleset(listing, users) for name, listing in rules.items()}
         self.interfaces = sorted({"lo", "eth0", "docker0", settings.ingress_interface, *interfaces} - {settings.bridge})
         self.sovereign = {name: uid for name, uid in users.items() if name.startswith("mushishi-sovereign-")}
@@ -151,26 +154,21 @@ class Guard:
 
     def ports(self, where: str) -> list[int]:
         """Ports that any rule names, and some that none does."""
-        rules = self.sets[where]
-        named: set[int] = set()
-        for word in rules.literals(self.settings.table, "dport"):
-            if isinstance(word, list):
-                named |= {int(word[0]), int(word[1])}
-            elif str(word).isdigit():
-                named.add(int(word))
-        return sorted(named | set(PORTS))
+        if where not in self._ports:
+            named: set[int] = set()
+            for word in self.sets[where].literals(self.settings.table, "dport"):
+                named |= {int(end) for end in (word if isinstance(word, list) else [word]) if str(end).isdigit()}
+            self._ports[where] = sorted(named | set(PORTS))
+        return self._ports[where]
 
     def addresses(self, where: str) -> list[str]:
         """IPv4 addresses that any rule names, the plane's, and some that nobody has."""
-        settings = self.settings
-        named = {str(word) for word in self.sets[where].literals(settings.table, "daddr") if not isinstance(word, list)}
-        known = {
-            settings.namespace_address,
-            settings.host_address,
-            *settings.engines(),
-            str(ipaddress.ip_network(settings.lan)[77]),
-        }
-        return sorted({*(word for word in named if ":" not in word and "/" not in word and word[:1].isdigit()), *known})
+        if where not in self._addresses:
+            settings = self.settings
+            named = {str(word) for word in self.sets[where].literals(settings.table, "daddr")}
+            own = {settings.namespace_address, settings.host_address, str(ipaddress.ip_network(settings.lan)[77])}
+            self._addresses[where] = sorted({*filter(IPV4.fullmatch, named), *own, *settings.engines()})
+        return self._addresses[where]
 
     def packets(self, where: str, **fixed: Any) -> list[dict[str, Any]]:
         """One of each kind that the rules could tell apart: TCP and UDP by port, a ping, in the family of the address."""
