@@ -221,9 +221,7 @@ def network_controls(
                 Listener([{"proto": "tcp", "address": "0.0.0.0", "port": SINK_PORT}, {"proto": "unix", "file": door}])
             )  # noqa: S104  # for the hole alone
             ears.append(
-                Listener(
-                    [{"proto": "tcp", "address": settings.namespace_address, "port": SINK_PORT}], settings.namespace
-                )
+                Listener([{"proto": "tcp", "address": "0.0.0.0", "port": SINK_PORT}], settings.namespace)  # noqa: S104
             )
             holes.rule("host", "input", f'iifname "{settings.bridge}" tcp dport {SINK_PORT}')
             holes.rule("plane", "output", f"tcp dport {SINK_PORT}")

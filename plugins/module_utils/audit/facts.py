@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an audit knows of its machine: how it reads, what the policy says of it, and what it was when it was looked at."""
+"""What an audit knows of its machine: how it reads, what the policy says of it, and what it was at that moment."""
 
 from __future__ import annotations
 
@@ -18,17 +18,12 @@ from typing import Any, Optional
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: A model file that is larger is told by its size and time, unless its hash was asked for.
 HASHED_BYTES = 256 * 1024 * 1024
-CONFIGURATION = (
-    "/etc/mushishi/guard/*",
-    "/etc/mushishi/plane/*",
-    "/etc/mushishi/admission/*",
-    "/etc/mushishi/gateway/*",
-    "/etc/mushishi/ingress-*/*",
-    "/etc/mushishi/vllm/*/compose.yml",
-    "/etc/systemd/system/mushishi-*",
-    "/etc/systemd/system/mushishi-*/*",
-    "/opt/mushishi/plane/*",
-    "/etc/docker/daemon.json",
+CONFIGURATION = tuple(
+    """
+    /etc/mushishi/guard/* /etc/mushishi/plane/* /etc/mushishi/admission/* /etc/mushishi/gateway/*
+    /etc/mushishi/ingress-*/* /etc/mushishi/vllm/*/compose.yml /etc/systemd/system/mushishi-*
+    /etc/systemd/system/mushishi-*/* /opt/mushishi/plane/* /etc/docker/daemon.json
+    """.split()
 )
 
 
