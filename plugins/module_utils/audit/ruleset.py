@@ -41,6 +41,7 @@ class Ruleset:
 
     def __init__(self, listing: Mapping[str, Any], users: Mapping[str, int]) -> None:
         self.users = users
+        self._known: dict[tuple[int, Any], Optional[bool]] = {}
         self.tables: list[tuple[str, str]] = []
         self.chains: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.rules: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -148,41 +149,49 @@ class Ruleset:
 
     def matches(self, match: Mapping[str, Any], packet: Packet, rule: Mapping[str, Any]) -> Optional[bool]:
         """True, False, or None where it cannot be said."""
-        fits = self._fits(match.get("left"), match.get("right"), packet, rule)
-        operator = match.get("op", "==")
-        if operator in ("==", "in"):
+        left, right, operator = match.get("left"), match.get("right"), match.get("op", "==")
+        if isinstance(left, dict) and "concat" in left:
+            fits = self._pair(left["concat"], right, packet, rule)
+        else:
+            value, belongs = self._value(left, packet)
+            if not belongs:
+                # A packet of another protocol, whatever the operator says.
+                return False
+            key = (id(match), value)
+            if key not in self._known:
+                self._known[key] = self._any(value, right, rule)
+            fits = self._known[key]
+        if operator in ("==", "in") or fits is None:
             return fits
-        if operator == "!=":
-            return None if fits is None else not fits
-        return None
+        return not fits if operator == "!=" else None
 
     def _fits(self, left: Any, right: Any, packet: Packet, rule: Mapping[str, Any]) -> Optional[bool]:
-        if isinstance(left, dict) and "concat" in left:
-            options = self._elements(right, rule) if isinstance(right, str) else right.get("set", [right])
-            verdicts = []
-            for option in options:
-                parts = plain(option)
-                parts = parts.get("concat", []) if isinstance(parts, dict) else []
-                each = [self._fits(word, part, packet, rule) for word, part in zip(left["concat"], parts)]
-                verdicts.append(False if False in each else None if None in each or not each else True)
-            return True if True in verdicts else None if None in verdicts else False
-        value, needs = self._value(left, packet)
-        if needs is False:
-            return False
+        value, belongs = self._value(left, packet)
+        return self._any(value, right, rule) if belongs else False
+
+    def _any(self, value: Any, right: Any, rule: Mapping[str, Any]) -> Optional[bool]:
+        """Whether a value is one of those that a rule names."""
         if value is None:
             return None
         if isinstance(right, str) and right.startswith("@"):
             right = {"set": self._elements(right, rule)}
-        options = (
-            right.get("set", [right]) if isinstance(right, dict) else right if isinstance(right, list) else [right]
-        )
-        verdicts = [self._same(value, plain(option)) for option in options]
-        return True if True in verdicts else None if None in verdicts else False
+        options = right.get("set", [right]) if isinstance(right, dict) else right if isinstance(right, list) else [right]
+        return some(self._same(value, plain(option)) for option in options)
 
-    def _value(self, left: Any, packet: Packet) -> tuple[Any, Optional[bool]]:
-        """What the packet has there (None: unknown), and False where it is of another protocol."""
+    def _pair(self, words: list[Any], right: Any, packet: Packet, rule: Mapping[str, Any]) -> Optional[bool]:
+        """The same for several fields at once."""
+        options = self._elements(right, rule) if isinstance(right, str) else right.get("set", [right])
+        verdicts = []
+        for option in map(plain, options):
+            parts = option.get("concat", []) if isinstance(option, dict) else []
+            each = [self._fits(word, part, packet, rule) for word, part in zip(words, parts)]
+            verdicts.append(False if False in each else None if None in each or not each else True)
+        return some(verdicts)
+
+    def _value(self, left: Any, packet: Packet) -> tuple[Any, bool]:
+        """What the packet has there (None: unknown), and whether it is of that protocol at all."""
         if not isinstance(left, dict):
-            return None, None
+            return None, True
         kind, word = next(iter(left.items()))
         if kind == "meta":
             key = word.get("key")
@@ -195,22 +204,22 @@ class Ruleset:
                 "nfproto": "family",
             }
             if key == "l4proto":
-                return packet.get("proto"), None
-            return packet.get(names.get(key, "")), None
+                return packet.get("proto"), True
+            return packet.get(names.get(key, "")), True
         if kind == "ct" and word.get("key") == "state":
-            return packet.get("ct", "new"), None
+            return packet.get("ct", "new"), True
         if kind == "payload" and "protocol" in word:
             protocol, field = word["protocol"], word.get("field")
             if protocol in FAMILIES:
                 if packet.get("family") != FAMILIES[protocol]:
                     return None, False
                 if field in ("protocol", "nexthdr"):
-                    return packet.get("proto"), None
-                return packet.get({"saddr": "saddr", "daddr": "daddr"}.get(field, "")), None
+                    return packet.get("proto"), True
+                return packet.get({"saddr": "saddr", "daddr": "daddr"}.get(field, "")), True
             if protocol != "th" and PROTOCOLS.get(protocol) != PROTOCOLS.get(packet.get("proto", "")):
                 return None, False
-            return packet.get({"dport": "dport", "sport": "sport"}.get(field, "")), None
-        return None, None
+            return packet.get({"dport": "dport", "sport": "sport"}.get(field, "")), True
+        return None, True
 
     def _same(self, value: Any, wanted: Any) -> Optional[bool]:
         """One value against one word of a rule."""
@@ -274,6 +283,12 @@ def found(tree: Any, key: str) -> Iterator[Any]:
     elif isinstance(tree, list):
         for value in tree:
             yield from found(value, key)
+
+
+def some(verdicts: Iterable[Optional[bool]]) -> Optional[bool]:
+    """True when one is, None when one may be."""
+    listed = list(verdicts)
+    return True if True in listed else None if None in listed else False
 
 
 def plain(element: Any) -> Any:
