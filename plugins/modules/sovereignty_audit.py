@@ -9,16 +9,17 @@ DOCUMENTATION = r"""
 module: sovereignty_audit
 short_description: Attack the sovereign plane from inside and outside, and read back what is in force
 description:
-  - Reads back what is in force (packet filter, namespaces, routes, units, processes, containers, files), never what was written.
+  - Reads back what is in force (packet filter, namespaces, routes, units, processes, containers, files), never what
+    was written.
   - Attacks from inside every sovereign unit and container, as its user, by IPv4 and IPv6, by socket files, and by
     families of sockets that lead elsewhere; as every sovereign user in the host's namespace; and as every hybrid user
     towards every sovereign address, file, process and log.
-  - Plants a hole for each kind of attack and requires that the same probe finds it. When one is not found the verdict is
-    V(invalid), not V(green).
-  - Planted holes open one marked port that nobody else listens at, for seconds. They are closed by the module, by a timer
-    of systemd when the module was killed, and by a date in the rules themselves.
-  - Nothing else is changed. Packets are sent to the addresses that are attacked; on a machine that holds, they are refused
-    before they leave it.
+  - Plants a hole for each kind of attack and requires that the same probe finds it. When one is not found the verdict
+    is V(invalid), not V(green).
+  - Planted holes open one marked port that nobody else listens at, for seconds. They are closed by the module, by a
+    timer of systemd when the module was killed, and by a date in the rules themselves.
+  - Nothing else is changed. Packets are sent to the addresses that are attacked; on a machine that holds, they are
+    refused before they leave it.
 version_added: 0.2.0
 author: mushishi.sovereign contributors (!UNKNOWN)
 extends_documentation_fragment:
@@ -36,8 +37,8 @@ options:
   parts:
     description:
       - What to do. Each part plants its own holes. The fewer, the faster; C(static) alone takes seconds.
-      - V(static) reads back. V(units), V(containers) and V(users) attack from the sovereign side. V(egress) attacks what a
-        hybrid user may not reach outside. V(pull) and V(files) attack the sovereign side from the host.
+      - V(static) reads back. V(units), V(containers) and V(users) attack from the sovereign side. V(egress) attacks
+        what a hybrid user may not reach outside. V(pull) and V(files) attack the sovereign side from the host.
     type: list
     elements: str
     choices: [static, units, containers, users, egress, pull, files]
@@ -86,8 +87,9 @@ options:
     default: []
   targets:
     description:
-      - Further places to attack, beside those that the machine itself knows (its gateway, its name servers, its own addresses,
-        its neighbours, the policy's hosts, other containers, metadata and documentation addresses, multicast, broadcast).
+      - Further places to attack, beside those that the machine itself knows (its gateway, its name servers, its own
+        addresses, its neighbours, the policy's hosts, other containers, metadata and documentation addresses,
+        multicast, broadcast).
     type: list
     elements: dict
     default: []
@@ -126,7 +128,8 @@ options:
     default: [4000, 4001]
   rows:
     description:
-      - Rows that were found elsewhere, for the same verdict; from the filter P(mushishi.sovereign.audit_paths#filter), for example.
+      - Rows that were found elsewhere, for the same verdict; from the filter
+        P(mushishi.sovereign.audit_paths#filter), for example.
     type: list
     elements: dict
     default: []
@@ -164,13 +167,19 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rows:
-  description: One entry per path or setting, with C(kind), C(rule), C(source), C(path), C(outcome), C(ms) and C(detail).
+  description: One entry per path or setting, with C(kind), C(rule), C(source), C(path), C(outcome), C(ms) and
+    C(detail).
   returned: always
   type: list
   elements: dict
   sample:
-    - {kind: attack, rule: P1, source: unit mushishi-sovereign-gateway (bare), path: "→ default gateway v4 192.0.2.1 tcp 443",
-       outcome: refused, ms: 0.05, detail: ENETUNREACH}
+    - kind: attack
+      rule: P1
+      source: unit mushishi-sovereign-gateway (bare)
+      path: → default gateway v4 192.0.2.1 tcp 443
+      outcome: refused
+      ms: 0.05
+      detail: ENETUNREACH
 summary:
   description: Kind → outcome → how many, of all rows.
   returned: always
@@ -190,7 +199,8 @@ table:
   type: list
   elements: str
 facts:
-  description: Versions, and sha256 digests of the rules in force, the configuration, the images, the models and the audit's own code.
+  description: Versions, and sha256 digests of the rules in force, the configuration, the images, the models and the
+    audit's own code.
   returned: always
   type: dict
 counters:

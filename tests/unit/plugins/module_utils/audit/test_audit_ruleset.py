@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What a rule set does with a packet, judged by meaning; and the guard's own rules, each of which must be missed when it is gone."""
+"""What a rule set does with a packet, judged by meaning; and the guard's own rules, each of which must be missed when
+it is gone.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The parts of the static reading that need no machine: what of a listing, a property or a file is a finding, and what is none."""
+"""The parts of the static reading that need no machine: what of a listing, a property or a file is a finding, and what
+is none.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ GOOD_UNIT = {
     "IPAddressAllow": "127.0.0.0/8 10.88.0.0/24",
     "BindsTo": "mushishi-plane.service",
     "After": "mushishi-plane.service",
-    "InaccessiblePaths": "-/etc/mushishi/secrets -/run/docker.sock -/run/docker -/run/containerd -/run/dbus -/run/tailscale -/run/nscd -/run/avahi-daemon"
+    "InaccessiblePaths": "-/etc/mushishi/secrets -/run/docker.sock -/run/docker -/run/containerd -/run/dbus"
+    " -/run/tailscale -/run/nscd -/run/avahi-daemon"
     " -/run/systemd/resolve -/run/systemd/private -/var/lib/docker",
     "BindReadOnlyPaths": "/a:/etc/nsswitch.conf:rbind /b:/etc/resolv.conf:rbind /c:/etc/hosts:rbind",
     "SystemCallFilter": "read write",
