@@ -161,7 +161,8 @@ def measure(lab: Lab, quick: bool) -> list[Figure]:
     """The audit first, on a machine that is as it was built; then what the two guards cost."""
     sizes, repeats = (QUICK, 1) if quick else (SIZES, 3)
     progress = Progress("audit", repeats * 120 + 60 * len(sizes))
-    took, counted = [], {}
+    took: list[float] = []
+    counted: dict[str, dict[str, int]] = {}
     for number in range(repeats):
         progress.say(f"full audit {number + 1} of {repeats}", number * 120)
         seconds, counted = full_audit(lab)
