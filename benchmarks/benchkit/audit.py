@@ -32,14 +32,14 @@ QUICK = {1: (10, 2), 16: (32, 2)}
 AUDIT_GOAL = "<= 300"
 #: How the guard is taken away and put back; the timer that would notice is stopped meanwhile.
 GUARD_OFF = """
-systemctl stop mushishi-guard-evidence.timer 2>/dev/null || true
+systemctl stop mushishi-evidence.timer 2>/dev/null || true
 nft delete table inet mushishi_guard
 ip netns exec sovereign nft delete table inet mushishi_guard
 """
 GUARD_ON = """
 systemctl reload mushishi-guard.service
 ip netns exec sovereign nft --file /etc/mushishi/guard/plane.nft
-systemctl start mushishi-guard-evidence.timer 2>/dev/null || true
+systemctl start mushishi-evidence.timer 2>/dev/null || true
 """
 
 

@@ -179,7 +179,7 @@ def test_a_hole_is_heard(raw_lab: Lab) -> None:
     inside = ("ip", "netns", "exec", "sovereign")
     disguise = ("POSTROUTING", "-s", "10.88.0.0/24", "-j", "MASQUERADE")
     attack = Attack(raw_lab, marker("hole").lower(), SOVEREIGN_USERS[:1], ("/run/netns/sovereign",))
-    raw_lab.hub.run("systemctl", "stop", "mushishi-guard-evidence.timer", check=False)
+    raw_lab.hub.run("systemctl", "stop", "mushishi-evidence.timer", check=False)
     try:
         raw_lab.hub.run(*inside, "nft", "delete", "table", "inet", "mushishi_guard")
         raw_lab.hub.run("nft", "delete", "table", "inet", "mushishi_guard")
@@ -195,5 +195,5 @@ def test_a_hole_is_heard(raw_lab: Lab) -> None:
         raw_lab.hub.run("iptables", "-t", "nat", "-D", *disguise, check=False)
         raw_lab.hub.run("iptables", "-D", "FORWARD", "-j", "ACCEPT", check=False)
         restore_guard(raw_lab)
-        raw_lab.hub.run("systemctl", "start", "mushishi-guard-evidence.timer", check=False)
+        raw_lab.hub.run("systemctl", "start", "mushishi-evidence.timer", check=False)
     raw_lab.until(lambda: raw_lab.ask("private").status == 200, "the plane answers again")
