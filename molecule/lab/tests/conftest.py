@@ -215,7 +215,7 @@ class Lab:
 
     def audit(self, verb: str) -> None:
         """``begin`` (until the machine's end, or ``end``): what is tried now is no alarm."""
-        self.hub.run(*EVIDENCE, "audit", verb, *(("--pid", "1") if verb == "begin" else ()))
+        self.hub.run(*EVIDENCE, "audit", verb, "--pid", "1")
 
     def everything_up(self) -> None:
         """Agent mode, CPU floor, all providers: the state each test begins with."""

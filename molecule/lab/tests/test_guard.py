@@ -419,9 +419,7 @@ def test_the_address_families_hold_alone(lab: Lab) -> None:
     unit = ["systemd-run", "--quiet", "--pipe", "--wait"]
     free = json.loads(lab.hub.run(*unit, "python3", "-", stdin=FAMILIES))
     assert {free[name] for name in ("inet", "inet6", "unix", "netlink")} == {"open"}, "control"
-    bound = json.loads(
-        lab.hub.run(*unit, "--property=RestrictAddressFamilies=AF_INET", "python3", "-", stdin=FAMILIES)
-    )
+    bound = json.loads(lab.hub.run(*unit, "--property=RestrictAddressFamilies=AF_INET", "python3", "-", stdin=FAMILIES))
     assert bound.pop("inet") == "open" and set(bound.values()) == {97}, bound
 
 
