@@ -215,7 +215,7 @@ class Lab:
 
     def audit(self, verb: str) -> None:
         """``begin`` (until the machine's end, or ``end``): what is tried now is no alarm."""
-        self.hub.run(*EVIDENCE, "audit", verb, *(("--pid", "1") if verb == "begin" else ()))
+        self.hub.run(*EVIDENCE, "audit", verb, "--pid", "1")
 
     def everything_up(self) -> None:
         """Agent mode, CPU floor, all providers: the state each test begins with."""
@@ -275,11 +275,18 @@ def marker(profile: str) -> str:
 
 
 def in_the_gate(item: pytest.Item) -> bool:
-    """Whether the gate runs a test: all of them on the machine as built, some of them once more after a reboot."""
+    """Whether the gate runs a test: all but the nightly ones on the machine as built, some once more after a reboot."""
+    if item.get_closest_marker("nightly"):
+        return False
     epoch = getattr(item, "callspec", None) and item.callspec.params.get("epoch")  # type: ignore[attr-defined]
     if epoch in (None, EPOCHS[0]):
         return True
     return epoch == EPOCHS[-1] and getattr(item, "originalname", "") in AFTER_REBOOT
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The one mark of ours."""
+    config.addinivalue_line("markers", "nightly: too long for the gate")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

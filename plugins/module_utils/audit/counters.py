@@ -3,7 +3,7 @@
 
 One file, standard library alone: the role ``guard`` puts it on the machine, where a timer runs ``check``. A packet that
 a sovereign process sent beyond its plane is an alarm; so are rules that are not the ones that were loaded. What an
-audit provokes is kept apart by a mark (:func:`audit_in_progress`). Numbers alone are written.
+audit provokes is kept apart by marks (:func:`audit_in_progress`). Numbers alone are written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Places:
 
     state: Path = Path("/var/lib/mushishi-guard/evidence.json")
     metrics: Path = Path("/var/lib/mushishi-guard/metrics/mushishi_guard.prom")
-    mark: Path = Path("/run/mushishi-guard/audit")
+    marks: Path = Path("/run/mushishi-guard/audits")
     rules: Path = Path("/etc/mushishi/guard")
     namespace: Path = Path("/run/netns/sovereign")
     boot: Path = Path("/proc/sys/kernel/random/boot_id")
@@ -264,7 +264,7 @@ class Evidence:
             return new_state(time.time())
         return state if state.get("version") == 1 else new_state(time.time())
 
-    # ---- the mark of an audit
+    # ---- the marks of audits, a file for each process
     def start_of(self, pid: int) -> str:
         """When a process began, in the kernel's words; empty when there is none."""
         try:
@@ -273,37 +273,43 @@ class Evidence:
             return ""
         return text.rpartition(")")[2].split()[19]
 
-    def marked(self) -> bool | None:
-        """None without a mark; else whether the audit that set it still lives."""
-        try:
-            pid, start = self._places.mark.read_text(encoding="ascii").split()
-        except (OSError, ValueError):
-            return None
-        return self.start_of(int(pid)) == start
+    def marks(self) -> dict[Path, bool]:
+        """Each mark, and whether the audit that set it still lives."""
+        found = {}
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._places.marks.glob("[0-9]*"):
+                with contextlib.suppress(OSError, ValueError):
+                    start = path.read_text(encoding="ascii").strip()
+                    found[path] = start != "" and self.start_of(int(path.name)) == start
+        return found
+
+    def cause(self) -> str:
+        """Whose a packet is that was counted since the last reading. The last one of a dead audit is still its own."""
+        return AUDIT if self.marks() else TRAFFIC
 
     def begin_audit(self, pid: int) -> None:
         """From now on refusals are an audit's, and its planted holes stay open, as long as the process lives."""
         with self.state() as state:
-            self.read(state, AUDIT if self.marked() is not None else TRAFFIC)
-            self._places.mark.parent.mkdir(parents=True, exist_ok=True)
-            replace(self._places.mark, f"{pid} {self.start_of(pid)}\n", 0o600)
+            self.read(state, self.cause())
+            self._places.marks.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace(self._places.marks / str(pid), f"{self.start_of(pid)}\n", 0o600)
 
-    def end_audit(self) -> None:
-        """Book what the audit has caused, and take its mark away."""
+    def end_audit(self, pid: int) -> None:
+        """Book what the audit has caused, and take its mark away; those of others stay."""
         with self.state() as state:
             self.read(state, AUDIT)
-            self._places.mark.unlink(missing_ok=True)
+            (self._places.marks / str(pid)).unlink(missing_ok=True)
 
     # ---- what is called
     def check(self) -> list[str]:
         """Read, mend, write the metrics; what is wrong, one sentence each."""
         with self.state() as state:
-            mark = self.marked()
-            self.read(state, TRAFFIC if mark is None else AUDIT)
-            if mark is False:
-                self._places.mark.unlink(missing_ok=True)
+            marks = self.marks()
+            self.read(state, AUDIT if marks else TRAFFIC)
+            for path in [path for path, alive in marks.items() if not alive]:
+                path.unlink(missing_ok=True)
             force = {plane: self.in_force(state, plane) for plane in self.planes()}
-            if mark is not True and not all(force.values()):
+            if not any(marks.values()) and not all(force.values()):
                 time.sleep(SECOND_LOOK_SECONDS)
                 for plane in [plane for plane in self.planes() if not self.in_force(state, plane)]:
                     self.mend(state, plane)
@@ -315,7 +321,7 @@ class Evidence:
     def acknowledge(self) -> str:
         """Begin to count anew; what was acknowledged."""
         with self.state() as state:
-            self.read(state, TRAFFIC if self.marked() is None else AUDIT)
+            self.read(state, self.cause())
             said = "; ".join(sentences(state)) or "nothing was wrong"
             state.update(since=time.time(), egress={}, rules={})
         return said
@@ -323,7 +329,7 @@ class Evidence:
     def totals(self) -> dict[str, Any]:
         """The summary of now: what is remembered and what was counted since. Writes nothing."""
         state = self.remembered()
-        self.read(state, TRAFFIC if self.marked() is None else AUDIT)
+        self.read(state, self.cause())
         return summary(state)
 
 
@@ -357,11 +363,11 @@ def audit_in_progress() -> Iterator[None]:
     try:
         yield
     finally:
-        evidence.end_audit()
+        evidence.end_audit(os.getpid())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``check``, ``acknowledge``, ``totals``, ``audit begin --pid N``, ``audit end``."""
+    """``check``, ``acknowledge``, ``totals``, ``audit begin --pid N``, ``audit end --pid N``."""
     parser = argparse.ArgumentParser(description="Standing evidence of the guard.")
     words = parser.add_subparsers(dest="word", required=True)
     words.add_parser("check", help="read, mend, write the metrics; ends with 1 (egress) or 2 (rules) in an alarm")
@@ -378,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif given.word == "acknowledge":
             say(sys.stdout, f"Acknowledged: {evidence.acknowledge()}")
         elif given.word == "audit":
-            evidence.begin_audit(given.pid) if given.verb == "begin" else evidence.end_audit()
+            evidence.begin_audit(given.pid) if given.verb == "begin" else evidence.end_audit(given.pid)
         else:
             problems = evidence.check()
             for problem in problems:

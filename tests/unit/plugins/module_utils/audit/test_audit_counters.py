@@ -37,7 +37,7 @@ class Kernel:
         self.places = Places(
             folder / "state/evidence.json",
             folder / "metrics/x.prom",
-            folder / "run/audit",
+            folder / "run/audits",
             folder,
             folder / "ns",
             folder / "boot",
@@ -163,7 +163,7 @@ def test_what_an_audit_provokes_is_its_own(kernel: Kernel) -> None:
     assert 'mushishi_guard_in_force{plane="host"} 0\n' in kernel.places.metrics.read_text()
     kernel.counts["host"]["sovereign_to_host"] = 41
     kernel.rules["host"] = GOOD["host"]
-    kernel.evidence().end_audit()
+    kernel.evidence().end_audit(4242)
     assert kernel.evidence().check() == []
     assert kernel.evidence().totals()["planes"]["host"]["sovereign_to_host"] == {"traffic": 0, "audit": 41}
     kernel.counts["host"]["sovereign_to_host"] = 42
@@ -180,7 +180,19 @@ def test_a_mark_ends_with_its_process(kernel: Kernel, start: str) -> None:
     kernel.rules["host"] = ("accept", "reject")
     said = kernel.evidence().check()
     assert said and "rules of the host" in said[0] and kernel.loaded == ["host again"]
-    assert not kernel.places.mark.exists()
+    assert list(kernel.places.marks.iterdir()) == []
+
+
+def test_an_audit_within_an_audit_ends_alone(kernel: Kernel) -> None:
+    for pid in (41, 42):
+        kernel.alive(pid)
+        kernel.evidence().begin_audit(pid)
+    kernel.evidence().end_audit(42)
+    kernel.counts["host"]["sovereign_to_host"] = 3
+    assert kernel.evidence().check() == []
+    kernel.evidence().end_audit(41)
+    kernel.counts["host"]["sovereign_to_host"] = 4
+    assert len(kernel.evidence().check()) == 1
 
 
 def test_what_came_before_an_audit_is_not_forgiven(kernel: Kernel) -> None:
@@ -188,7 +200,7 @@ def test_what_came_before_an_audit_is_not_forgiven(kernel: Kernel) -> None:
     kernel.counts["host"]["sovereign_to_host"] = 1
     kernel.alive(4242)
     kernel.evidence().begin_audit(4242)
-    kernel.evidence().end_audit()
+    kernel.evidence().end_audit(4242)
     assert len(kernel.evidence().check()) == 1
 
 
