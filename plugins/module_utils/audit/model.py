@@ -43,7 +43,7 @@ class Row:
 
 
 def verdict(rows: Iterable[Row]) -> str:
-    """``red`` when anything leaked; ``invalid`` when nothing was tried, or a planted hole was not found, or none was."""
+    """``red`` when anything leaked; ``invalid`` when nothing was tried, or a planted hole was missed, or none was."""
     found = list(rows)
     tried = [row for row in found if row.kind != "control"]
     if any(row.outcome == "leaked" for row in tried):
