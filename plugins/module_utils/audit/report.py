@@ -240,11 +240,12 @@ def rows_of(result: Mapping[str, Any]) -> list[model.Row]:
     for given in result.get("rows") or []:
         try:
             row = model.Row(**{name: given.get(name) for name in ("kind", "rule", "source", "path", "outcome")})
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"no row of an audit: {plain(given)} ({error})") from None
         ms = given.get("ms")
         taken = {"ms": None if ms is None else round(float(ms), 4), "detail": plain(given.get("detail") or "")}
-        words = (row.kind, plain(row.rule or ""), plain(row.source), plain(row.path), row.outcome)
+        rule = row.rule if re.fullmatch(r"P\d{1,2}", str(row.rule)) else ""
+        words = (row.kind, rule, plain(row.source), plain(row.path), row.outcome)
         rows.append(model.Row(*words, **taken))
     return rows
 
@@ -532,7 +533,7 @@ def _facts(facts: Mapping[str, Any]) -> list[str]:
     for name, group in groups:
         pairs = [[code(key), code(_cut(value))] for key, value in _flat(group)]
         if pairs:
-            lines += [f"### {plain(name).capitalize()}", "", *table(["what", "value"], pairs)]
+            lines += [f"### {code(name)}", "", *table(["what", "value"], pairs)]
     return lines
 
 
