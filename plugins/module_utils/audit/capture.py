@@ -14,6 +14,8 @@ import bz2
 import contextlib
 import ctypes
 import fcntl
+import functools
+import importlib
 import json
 import lzma
 import os
@@ -33,14 +35,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from .model import Row
 
-try:
-    from compression import zstd
-except ImportError:  # Python before 3.14
-    zstd = None
+#: Python before 3.14 has none.
+ZSTD: Any = None
+with contextlib.suppress(ImportError):
+    ZSTD = importlib.import_module("compression.zstd")
 
 PREFIX = "mushimark"
 CHANNELS = ("prompt", "file-name", "image", "tool-result")
@@ -297,7 +299,7 @@ def opener_of(magic: bytes) -> tuple[str, Any]:
     if magic[:1] == b"\xfd":
         return "xz", lzma.LZMADecompressor(memlimit=256 * 1024 * 1024)
     if magic == b"\x28\xb5\x2f\xfd":
-        return "zstd", zstd.ZstdDecompressor() if zstd is not None else None
+        return "zstd", ZSTD.ZstdDecompressor() if ZSTD is not None else None
     if magic == b"PK\x03\x04":
         return "zip", Zipped()
     return "lz4", None
@@ -313,7 +315,7 @@ class Found:
     fault: str = ""
 
 
-def search_stream(stream: BinaryIO, needles: Needles, deadline: float = float("inf")) -> Found:
+def search_stream(stream: IO[bytes], needles: Needles, deadline: float = float("inf")) -> Found:
     """Search a stream to its end."""
     finder, found = Finder(needles), Found()
     try:
@@ -537,7 +539,7 @@ def _place_rows(
         for target, hits in asked.items():
             if not hits:
                 continue
-            able = [one.name for one in who if as_reader(one, lambda target=target: openable([target]))[0]]
+            able = [one.name for one in who if as_reader(one, functools.partial(openable, [target]))[0]]
             said = "; ".join(f"{label} as {encoding}" for label, encoding in sorted(hits))
             rule = "P8" if place.startswith("/var/log") else "P7"
             if able:
@@ -869,7 +871,7 @@ PCAP = {b"\xa1\xb2\xc3\xd4": ">", b"\xa1\xb2\x3c\x4d": ">", b"\xd4\xc3\xb2\xa1":
 LINKS = {1: 0, 101: 0, 12: 0, 0: 4, 113: 16, 276: 20, 228: 0, 229: 0}
 
 
-def frames_of(stream: BinaryIO) -> Iterator[tuple[bytes, bool, bool]]:
+def frames_of(stream: IO[bytes]) -> Iterator[tuple[bytes, bool, bool]]:
     """Each frame of a file of ``tcpdump -w``: its bytes, whether it is Ethernet's, whether it is whole.
 
     Raises:

@@ -243,10 +243,10 @@ def rows_of(result: Mapping[str, Any]) -> list[model.Row]:
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"no row of an audit: {plain(given)} ({error})") from None
         ms = given.get("ms")
-        taken = {"ms": None if ms is None else round(float(ms), 4), "detail": plain(given.get("detail") or "")}
+        spent, detail = None if ms is None else round(float(ms), 4), plain(given.get("detail") or "")
         rule = row.rule if re.fullmatch(r"P\d{1,2}", str(row.rule)) else ""
         words = (row.kind, rule, plain(row.source), plain(row.path), row.outcome)
-        rows.append(model.Row(*words, **taken))
+        rows.append(model.Row(*words, spent, detail))
     return rows
 
 
@@ -528,7 +528,7 @@ def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
 def _facts(facts: Mapping[str, Any]) -> list[str]:
     lines = ["## Versions and digests", "", "Digests are cut to 16 digits here and whole in the JSON.", ""]
     scalars = {name: value for name, value in facts.items() if not isinstance(value, Mapping)}
-    groups = [("machine", scalars)] if scalars else []
+    groups: list[tuple[str, Mapping[str, Any]]] = [("machine", scalars)] if scalars else []
     groups += [(str(name), value) for name, value in facts.items() if isinstance(value, Mapping)]
     for name, group in groups:
         pairs = [[code(key), code(_cut(value))] for key, value in _flat(group)]
