@@ -46,32 +46,12 @@ Rows = list[dict[str, Any]]
 
 
 # ---- what is sent
-def messages(channel: str, word: str) -> list[dict[str, Any]]:
-    """A request that holds a marker in one of its places."""
-    if channel == "tool-result":
-        call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
-        return [
-            {"role": "user", "content": "Look it up."},
-            {"role": "assistant", "content": None, "tool_calls": [call]},
-            {"role": "tool", "tool_call_id": "c1", "content": f"It is {word}."},
-        ]
-    if channel == "image":
-        image = "data:image/png;base64," + base64.b64encode(capture.png(word)).decode()
-        parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": image}}]
-        return [{"role": "user", "content": parts}]
-    if channel == "file-name":
-        data = "data:text/plain;base64," + base64.b64encode(b"a few words").decode()
-        file = {"type": "file", "file": {"filename": f"{word}.txt", "file_data": data}}
-        return [{"role": "user", "content": [{"type": "text", "text": "Read it."}, file]}]
-    return [{"role": "user", "content": f"Say nothing about {word}."}]
-
-
 def send(lab: Lab, markers: capture.Markers, profiles: tuple[str, ...] = PROFILES) -> dict[str, Answer]:
     """Every profile and channel, half of them as streams; label → answer."""
 
     def one(label: str) -> Answer:
         profile, channel = label.split("/")
-        body = messages(channel, markers.of(profile, channel))
+        body = capture.messages(channel, markers.of(profile, channel))
         return lab.ask(profile, messages=body, stream=channel in ("prompt", "image"), timeout=40)
 
     labels = [f"{profile}/{channel}" for profile in profiles for channel in capture.CHANNELS]

@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import fcntl
 import functools
+import http.client
 import importlib
 import json
 import lzma
@@ -863,6 +864,93 @@ def capture_run(
     for name, wire in sniffer.wires.items():
         rows += wire_rows(name, wire, sniffer.faults.get(name, ""))
     return rows
+
+
+# ---- confidential traffic of our own, on a real machine
+#: Interfaces on which nothing leaves the machine, beside the readers' own.
+NOT_OUTSIDE = re.compile(r"^(lo|docker\d*|br-.*|veth.*|sov.*)$")
+
+
+def outside_interfaces(readers: str = "tailscale0", root: str = "/sys/class/net") -> list[str]:
+    """The interfaces that lead off the machine, the readers' left out."""
+    names = sorted(os.listdir(root)) if os.path.isdir(root) else []
+    linked = [name for name in names if os.path.isdir(os.path.join(root, name))]
+    return [name for name in linked if not NOT_OUTSIDE.match(name) and name != readers]
+
+
+def messages(channel: str, marker: str) -> list[dict[str, Any]]:
+    """A chat that holds a marker in one of its places."""
+    if channel == "tool-result":
+        call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+        return [
+            {"role": "user", "content": "Look it up."},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": f"It is {marker}."},
+        ]
+    if channel == "image":
+        image = "data:image/png;base64," + base64.b64encode(png(marker)).decode()
+        parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": image}}]
+        return [{"role": "user", "content": parts}]
+    if channel == "file-name":
+        data = "data:text/plain;base64," + base64.b64encode(b"a few words").decode()
+        file = {"type": "file", "file": {"filename": f"{marker}.txt", "file_data": data}}
+        return [{"role": "user", "content": [{"type": "text", "text": "Read it."}, file]}]
+    return [{"role": "user", "content": f"Say nothing about {marker}."}]
+
+
+def ask(address: str, port: int, key: str, profile: str, chat: Sequence[Mapping[str, Any]], timeout: float = 60) -> int:
+    """One chat request to a plane's ingress; the status of its answer, 0 where there was none."""
+    body = json.dumps({"model": profile, "messages": list(chat), "max_tokens": 8})
+    head = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    connection = http.client.HTTPConnection(address, port, timeout=timeout)
+    try:
+        connection.request("POST", "/v1/chat/completions", body, head)
+        answer = connection.getresponse()
+        answer.read()
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+    return answer.status
+
+
+def audit_capture(
+    address: str,
+    port: int,
+    keys: Mapping[str, str],
+    interfaces: Sequence[str] | None = None,
+    seconds: float = 5.0,
+    readers: str = "tailscale0",
+) -> list[Row]:
+    """Marked requests of every T1 profile, while the outside interfaces are listened to; then a look inside.
+
+    Args:
+        address: where clients reach the sovereign plane's ingress.
+        port: its port.
+        keys: T1 profile → its key.
+        interfaces: where to listen; by default every interface that leads off the machine.
+        seconds: how long to listen on after the last answer.
+        readers: the interface of the readers, on which questions and answers are in place.
+    """
+    markers, since = Markers.make(keys), time.time() - 1
+    statuses: dict[str, int] = {}
+
+    def send(made: Markers) -> None:
+        for label in made.labels.values():
+            profile, channel = label.split("/")
+            chat = messages(channel, made.of(profile, channel))
+            statuses[label] = ask(address, port, keys[profile], profile, chat)
+
+    names = outside_interfaces(readers) if interfaces is None else interfaces
+    rows = capture_run(send, names, seconds, markers)
+    for profile in keys:
+        found = [status for label, status in statuses.items() if label.startswith(f"{profile}/")]
+        # 4xx but 429: not even looked at, so that nothing was tried; no engine (503) is a way to fail that is tried, too.
+        taken = [status for status in found if status == 200 or status >= 429]
+        said = f"answers: {', '.join(str(status) for status in found)}"
+        outcome = "holds" if len(taken) == len(found) > 0 else "not tested"
+        rows.append(Row("capture", "P1", f"profile {profile}", "marked requests were taken in", outcome, None, said))
+    return rows + search_inside(markers, since=since)
 
 
 # ---- pcap files

@@ -275,8 +275,8 @@ def why_invalid(rows: Sequence[model.Row]) -> str:
     return "the audit did not come to its end"
 
 
-def sentence(verdict: str, rows: Sequence[model.Row]) -> str:
-    """The verdict in one sentence."""
+def sentence(verdict: str, rows: Sequence[model.Row], why: str = "") -> str:
+    """The verdict in one sentence. ``why``: the audit's own words for what makes it invalid."""
     found = tried(rows)
     leaked = sum(row.outcome == "leaked" for row in found)
     untested = sum(row.outcome == "not tested" for row in found)
@@ -284,7 +284,8 @@ def sentence(verdict: str, rows: Sequence[model.Row]) -> str:
     if verdict == model.RED:
         return f"A way out is open: {leaked} of {number(done, 'attempt')} got through." if leaked else "A way is open."
     if verdict == model.INVALID:
-        return f"This run proves nothing: {why_invalid(rows)}."
+        said = plain(why).rstrip(".") if why and model.verdict(rows) == model.GREEN else why_invalid(rows)
+        return f"This run proves nothing: {said}."
     left = f" {untested} could not be tried; they are listed with their reasons." if untested else ""
     return f"No way out was found: none of {number(done, 'attempt')} got through.{left}"
 
@@ -316,7 +317,7 @@ def document(result: Mapping[str, Any], before: Mapping[str, Any] | None = None)
     since = moment(last.get("ended")) or moment(counters.get("since"))
     return {
         "verdict": verdict,
-        "sentence": sentence(verdict, rows),
+        "sentence": sentence(verdict, rows, str(result.get("why") or "")),
         "started": moment(result.get("started")),
         "ended": moment(result.get("ended")),
         "summary": model.summary(rows),

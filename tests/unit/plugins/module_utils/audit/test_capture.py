@@ -6,22 +6,25 @@ from __future__ import annotations
 import base64
 import bz2
 import gzip
+import http.server
 import io
 import json
 import lzma
 import os
 import pwd
+import re
 import socket
 import stat
 import struct
 import subprocess
+import threading
 import time
 import urllib.parse
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.mushishi.sovereign.plugins.module_utils.audit import capture, model
@@ -456,6 +459,58 @@ def test_a_run_sends_and_tells(monkeypatch: pytest.MonkeyPatch) -> None:
 
     rows = capture.capture_run(fail, ["eth0"], 0.05, MARKERS)
     assert [row.outcome for row in rows] == ["not tested", "holds"] and MARKER not in str(rows)
+
+
+# ---- traffic of our own
+class Plane(http.server.BaseHTTPRequestHandler):
+    """An ingress that takes what it is sent and, for one profile, has no engine."""
+
+    taken: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.taken.append(body)
+        self.send_response({"private": 200, "client": 503, "coding": 401}[json.loads(body)["model"]])
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+def test_marked_requests_of_every_profile_and_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "sniffer_control", list)
+    monkeypatch.setattr(capture, "search_inside", lambda markers, since: [])
+    monkeypatch.setattr(capture.Sniffer.__init__, "__defaults__", (lambda _: Fake([]),))
+    with http.server.HTTPServer(("127.0.0.1", 0), Plane) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        keys = {"private": "k1", "client": "k2", "coding": "k3"}
+        rows = capture.audit_capture("127.0.0.1", server.server_port, keys, ["eth0"], 0.05)
+        server.shutdown()
+        gone = server.server_port
+    found = {row.source: row.outcome for row in rows}
+    wanted = {"interface eth0": "holds", "profile private": "holds", "profile client": "holds"}
+    assert found == {**wanted, "profile coding": "not tested"}, "a refused request has tried nothing"
+    assert len(Plane.taken) == 12
+    for body in Plane.taken:
+        hits = found_any(body)
+        assert len(hits) == 1, "each holds its marker once, and the image's is in base64"
+    assert capture.ask("127.0.0.1", gone, "k", "private", [], 2) == 0
+
+
+def found_any(body: bytes) -> list[bytes]:
+    """Markers of whatever run in a body, base64 opened."""
+    whole = body + b"".join(base64.b64decode(one) for one in re.findall(rb"base64,([A-Za-z0-9+/=]+)", body))
+    return re.findall(capture.PREFIX.encode() + b"[a-z2-7]{24}", whole)
+
+
+def test_interfaces_that_lead_off_the_machine(tmp_path: Path) -> None:
+    for name in ("lo", "eth0", "wlp3s0", "docker0", "br-sovereign", "veth1a", "sov0-host", "tailscale0", "wg-home"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bonding_masters").write_text("")
+    assert capture.outside_interfaces(root=str(tmp_path)) == ["eth0", "wg-home", "wlp3s0"]
+    assert "tailscale0" in capture.outside_interfaces("wg-home", str(tmp_path))
 
 
 # ---- pcap files

@@ -83,6 +83,13 @@ def test_the_audit_can_make_it_worse_and_never_better(said: str, rows: list[dict
     assert made(rows, verdict=said)[0]["verdict"] == verdict
 
 
+def test_the_audits_own_reason_is_told() -> None:
+    silent = made(GREEN, verdict="invalid", why="admission did not answer.")[1]
+    assert "proves nothing: admission did not answer." in silent
+    assert "proves nothing: no hole was planted" in made(GREEN[:-1], verdict="invalid", why="nothing was planted")[1]
+    assert "admission" not in made(GREEN, why="admission did not answer")[0]["sentence"]
+
+
 @pytest.mark.parametrize("bad", [{}, {"kind": "attack"}, row("no such kind"), row(outcome="passed"), "text", None])
 def test_what_is_no_row_is_refused(bad: Any) -> None:
     with pytest.raises(ValueError, match="no "):
