@@ -945,8 +945,8 @@ def audit_capture(
     rows = capture_run(send, names, seconds, markers)
     for profile in keys:
         found = [status for label, status in statuses.items() if label.startswith(f"{profile}/")]
-        # 4xx but 429: not even looked at, so that nothing was tried; no engine (503) is a way to fail that is tried, too.
-        taken = [status for status in found if status == 200 or status >= 429]
+        # Refused at the door is not tried; taken in, and then without an engine, is.
+        taken = [status for status in found if status in (200, 429) or status >= 500]
         said = f"answers: {', '.join(str(status) for status in found)}"
         outcome = "holds" if len(taken) == len(found) > 0 else "not tested"
         rows.append(Row("capture", "P1", f"profile {profile}", "marked requests were taken in", outcome, None, said))
