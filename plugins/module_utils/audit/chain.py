@@ -347,7 +347,7 @@ class Chain:
 
     # ---- what is there
     def _head(self) -> Document | None:
-        """The signed end of the chain, in force with the key that is here."""
+        """The signed end of the chain, in force with the key that is here; None before the first report."""
         try:
             head = read_head(self.folder)
         except ValueError as error:
@@ -363,7 +363,7 @@ class Chain:
         wrong = check_signature(canonical(head["record"]), str(head["signature"]).encode("ascii", "replace"), public)
         if wrong:
             raise self._broken(f"{HEAD}: the signature: {wrong}")
-        return dict(head["record"])
+        return dict(head["record"]) if head["record"]["sequence"] else None
 
     def _broken(self, what: str) -> ChainError:
         return ChainError(
@@ -395,6 +395,12 @@ class Chain:
             aside.mkdir(mode=0o700, exist_ok=True)
             for path in strays:
                 path.rename(aside / path.name)
+
+    def _begin(self) -> None:
+        """A head that says that nothing was written yet, so that reports without a head are always a fault."""
+        if self._raw_head() is None and not any(NAME.match(path.name) for path in self.folder.iterdir()):
+            self._publish(public_of(self.key))
+            self._set_head({"name": "", "sequence": 0}, "", self.key)
 
     def _raw_head(self) -> Document | None:
         try:
@@ -478,11 +484,9 @@ class Chain:
         """
         make_key(self.key)
         with held(self.folder):
+            self._begin()
             self._recover()
-            head = self._head()
-            if head is None:
-                self._publish(public_of(self.key))
-            link = self._link(REPORT, head)
+            link = self._link(REPORT, self._head())
             fields, markdown = make(link)
             markdown = str(clean(markdown))
             about = {"file": f"{link['name']}.md", "sha256": sha256(markdown.encode()), "lines": line_marks(markdown)}

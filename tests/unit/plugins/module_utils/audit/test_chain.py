@@ -376,6 +376,24 @@ def test_a_killed_report_is_set_aside(copy: chain.Chain, after: int, monkeypatch
     assert len(list(copy.folder.glob("unfinished-*/*"))) == after - 1
 
 
+@pytest.mark.parametrize("after", range(1, 8))
+def test_the_first_report_may_be_killed_too(tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, count, made = chain.place, 0, begun(tmp_path)
+
+    def killed(path: Path, data: bytes, mode: int = 0o600) -> None:
+        nonlocal count
+        count += 1
+        if count == after:
+            raise KeyboardInterrupt
+        place(path, data, mode)
+
+    monkeypatch.setattr(chain, "place", killed)
+    with pytest.raises(KeyboardInterrupt):
+        add(made)
+    monkeypatch.setattr(chain, "place", place)
+    assert add(made)["chain"]["genesis"] and wrong(made.folder) == ""
+
+
 @pytest.mark.parametrize("after", range(1, 7))
 def test_a_killed_change_of_the_key_is_finished_or_forgotten(
     copy: chain.Chain, after: int, monkeypatch: pytest.MonkeyPatch
