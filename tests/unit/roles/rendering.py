@@ -59,6 +59,7 @@ INSTANCE = {"name": "coder", "port": 8002, "alias": "coder-cpu", "model": {"path
 
 #: Settings beyond the two inventories: the ends of what each role accepts.
 EDGES: dict[str, dict[str, Values]] = {
+    "audit": {},
     "admission": {"other numbers": {"admission_memory_max": "64M"}},
     "base": {"another root": {"base_data_root": "/srv/with space"}},
     "docker_engine": {},
