@@ -220,9 +220,9 @@ def render(vector: Vector, fill: Fill) -> bytes:
     own = {name.lower() for name, _value in vector.headers}
     sent: list[tuple[str, str | None]] = [pair for pair in lines.items() if pair[0].lower() not in own]
     sent += vector.headers
-    head = f"{vector.method} {vector.target} HTTP/1.1\r\n"
-    head += "".join(f"{name.lstrip('+')}: {value}\r\n" for name, value in sent if value is not None)
-    return filled(head.encode() + b"\r\n", fill) + body
+    text = f"{vector.method} {vector.target} HTTP/1.1\r\n"
+    text += "".join(f"{name.lstrip('+')}: {value}\r\n" for name, value in sent if value is not None)
+    return filled(text.encode() + b"\r\n", fill) + body
 
 
 # --- bodies ----------------------------------------------------------------------------------------------------------
@@ -1033,7 +1033,7 @@ def _parts() -> Iterator[Vector]:
     }.items():
         messages = [{"role": "user", "content": content}, {"role": "user", "content": SAY}]
         yield _on("chat", "content part", label, messages=messages)
-    for label, extra in {
+    beside: dict[str, Body] = {
         "an image beside the content": {"images": [_URL]},
         "a file beside the content": {"file_ids": [_URL]},
         "attachments beside the content": {"attachments": [{"url": _URL}]},
@@ -1043,7 +1043,8 @@ def _parts() -> Iterator[Vector]:
         "thinking_blocks": {"thinking_blocks": [{"type": "thinking", "thinking": SAY}]},
         "provider_specific_fields": {"provider_specific_fields": {"api_base": "{SINK}"}},
         "cache_control": {"cache_control": {"type": "ephemeral"}},
-    }.items():
+    }
+    for label, extra in beside.items():
         for role in ("user", "assistant"):
             messages = [{"role": role, "content": SAY, **extra}, {"role": "user", "content": "x"}]
             yield _on("chat", "content part", f"{label}, of role {role}", messages=messages)
@@ -1518,9 +1519,9 @@ def _encodings() -> Iterator[Vector]:
         if coding:
             yield _vector("encoding", f"{wrap}, not declared", "", _chat(), wrap=wrap)
     for coding in ("br", "zstd", "identity", "compress", "x-{MARKER}"):
-        yield _vector(
-            "encoding", f"declared as {coding}, and is not", "", _chat(), headers=(("Content-Encoding", coding),)
-        )
+        # Admission refuses the header, the ingress drops it, and the body is what it is.
+        said = (("Content-Encoding", coding),)
+        yield _vector("encoding", f"declared as {coding}, and is not", "", _chat(), headers=said, expect=LOCAL)
     word = (
         _json({"messages": [{"role": "user", "content": "{MARKER} caf\u00e9"}]}).decode().replace("\\u00e9", "\u00e9")
     )
@@ -1533,8 +1534,8 @@ def _encodings() -> Iterator[Vector]:
         headers=(("Content-Type", "application/json; charset=latin-1"),),
     )
     for charset in ("utf-7", "utf-16", "x-user-defined", "utf-8; charset=utf-7", "ebcdic-cp-us"):
-        media = (("Content-Type", f"application/json; charset={charset}"),)
-        yield _vector("encoding", f"charset {charset}", "", _chat(), headers=media)
+        typed = (("Content-Type", f"application/json; charset={charset}"),)
+        yield _vector("encoding", f"charset {charset}", "", _chat(), headers=typed)
     two = (("Content-Type", "application/json"), ("+Content-Type", "multipart/form-data; boundary=edge"))
     yield _vector("encoding", "two content types", "", _chat(), headers=two)
     yield _vector("encoding", "no content type", "", _chat(), headers=(("Content-Type", None),))
@@ -1637,7 +1638,7 @@ FRAMINGS: dict[str, tuple[str, bytes]] = {
     "a length below zero": (REFUSE, _long(b"Content-Length: -1")),
     "a length with a plus": (REFUSE, _long(b"Content-Length: +{LENGTH}")),
     "a length in hex": (REFUSE, _long(b"Content-Length: 0x{HEX}")),
-    "a length with a line break": (REFUSE, _long(b"Content-Length:\r\n {LENGTH}")),
+    "a length with a line break": (LOCAL, _long(b"Content-Length:\r\n {LENGTH}")),
     "a length beyond all": (REFUSE, _long(b"Content-Length: 99999999999999999999")),
     "a length of 1 TB": (REFUSE, _long(b"Content-Length: 1099511627776")),
     "a length shorter than the body": (
@@ -1647,9 +1648,9 @@ FRAMINGS: dict[str, tuple[str, bytes]] = {
     "no length": (REFUSE, _LINE + _HOST + _WHO + _END + b"{BODY}"),
     "a second request behind the first": (LOCAL, _LINE + _GOOD + b"\r\n{BODY}" + _SMUGGLED),
     "a request before it": (REFUSE, _SMUGGLED + _LINE + _GOOD + _END + b"{BODY}"),
-    "a folded header": (REFUSE, _ask(b"X-Note: a\r\n x-litellm-model: cloud-fallback\r\n")),
+    "a folded header": (LOCAL, _ask(b"X-Note: a\r\n x-litellm-model: cloud-fallback\r\n")),
     "a folded key": (
-        REFUSE,
+        LOCAL,
         _LINE
         + _HOST
         + b"Authorization: Bearer\r\n {KEY}\r\nContent-Type: application/json\r\n"
@@ -1673,8 +1674,8 @@ FRAMINGS: dict[str, tuple[str, bytes]] = {
     "HTTP/0.9": (REFUSE, b"POST /v1/chat/completions\r\n\r\n{BODY}"),
     "HTTP/1.0": (LOCAL, _ask(line=b"POST /v1/chat/completions HTTP/1.0\r\n")),
     "HTTP/1.2": (LOCAL, _ask(line=b"POST /v1/chat/completions HTTP/1.2\r\n")),
-    "HTTP/2.0 in the line": (REFUSE, _ask(line=b"POST /v1/chat/completions HTTP/2.0\r\n")),
-    "HTTP/9.9": (REFUSE, _ask(line=b"POST /v1/chat/completions HTTP/9.9\r\n")),
+    "HTTP/2.0 in the line": (LOCAL, _ask(line=b"POST /v1/chat/completions HTTP/2.0\r\n")),
+    "HTTP/9.9": (LOCAL, _ask(line=b"POST /v1/chat/completions HTTP/9.9\r\n")),
     "the preface of HTTP/2": (REFUSE, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00{BODY}"),
     "an upgrade to HTTP/2": (
         LOCAL,
