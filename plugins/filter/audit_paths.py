@@ -9,9 +9,10 @@ short_description: List every way of a request through a gateway's configuration
 version_added: 0.2.0
 author: mushishi.sovereign contributors (!UNKNOWN)
 description:
-  - Reads the configuration file of a gateway as it stands on the machine, walks every way that a request of each profile could
-    take through it, and holds the whole text against what the policy compiles to.
-  - The rows are those of M(mushishi.sovereign.sovereignty_audit). A way that is no link of its profile's chain is V(leaked).
+  - Reads the configuration file of a gateway as it stands on the machine, walks every way that a request of each
+    profile could take through it, and holds the whole text against what the policy compiles to.
+  - The rows are those of M(mushishi.sovereign.sovereignty_audit). A way that is no link of its profile's chain is
+    V(leaked).
 positional: _input, text, plane
 options:
   _input:
@@ -43,7 +44,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: One entry for the proof and one for each way, with C(kind), C(rule), C(source), C(path), C(outcome), C(ms) and C(detail).
+  description: One entry for the proof and one for each way, with C(kind), C(rule), C(source), C(path), C(outcome),
+    C(ms) and C(detail).
   type: list
   elements: dict
 """

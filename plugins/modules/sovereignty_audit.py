@@ -9,16 +9,17 @@ DOCUMENTATION = r"""
 module: sovereignty_audit
 short_description: Attack the sovereign plane from inside and outside, and read back what is in force
 description:
-  - Reads back what is in force (packet filter, namespaces, routes, units, processes, containers, files), never what was written.
+  - Reads back what is in force (packet filter, namespaces, routes, units, processes, containers, files), never what
+    was written.
   - Attacks from inside every sovereign unit and container, as its user, by IPv4 and IPv6, by socket files, and by
     families of sockets that lead elsewhere; as every sovereign user in the host's namespace; and as every hybrid user
     towards every sovereign address, file, process and log.
-  - Plants a hole for each kind of attack and requires that the same probe finds it. When one is not found the verdict is
-    V(invalid), not V(green).
-  - Planted holes open one marked port that nobody else listens at, for seconds. They are closed by the module, by a timer
-    of systemd when the module was killed, and by a date in the rules themselves.
-  - Nothing else is changed. Packets are sent to the addresses that are attacked; on a machine that holds, they are refused
-    before they leave it.
+  - Plants a hole for each kind of attack and requires that the same probe finds it. When one is not found the verdict
+    is V(invalid), not V(green).
+  - Planted holes open one marked port that nobody else listens at, for seconds. They are closed by the module, by a
+    timer of systemd when the module was killed, and by a date in the rules themselves.
+  - Nothing else is changed. Packets are sent to the addresses that are attacked; on a machine that holds, they are
+    refused before they leave it.
 version_added: 0.2.0
 author: mushishi.sovereign contributors (!UNKNOWN)
 extends_documentation_fragment:
@@ -36,10 +37,10 @@ options:
   parts:
     description:
       - What to do. Each part plants its own holes. The fewer, the faster; C(static) alone takes seconds.
-      - V(requests) sends every request vector with the key of each T1 profile; V(capture) sends marked requests while every
-        outside interface is listened to, and then looks for the marks wherever a hybrid user can read.
-      - V(static) reads back. V(units), V(containers) and V(users) attack from the sovereign side. V(egress) attacks what a
-        hybrid user may not reach outside. V(pull) and V(files) attack the sovereign side from the host.
+      - V(static) reads back. V(units), V(containers) and V(users) attack from the sovereign side. V(egress) attacks
+        what a hybrid user may not reach outside. V(pull) and V(files) attack the sovereign side from the host.
+      - V(requests) sends every request vector with the key of each T1 profile. V(capture) sends marked requests while
+        every outside interface is listened to, and then looks for the marks wherever a hybrid user can read.
     type: list
     elements: str
     choices: [static, units, containers, users, egress, pull, files, requests, capture]
@@ -88,8 +89,9 @@ options:
     default: []
   targets:
     description:
-      - Further places to attack, beside those that the machine itself knows (its gateway, its name servers, its own addresses,
-        its neighbours, the policy's hosts, other containers, metadata and documentation addresses, multicast, broadcast).
+      - Further places to attack, beside those that the machine itself knows (its gateway, its name servers, its own
+        addresses, its neighbours, the policy's hosts, other containers, metadata and documentation addresses,
+        multicast, broadcast).
     type: list
     elements: dict
     default: []
@@ -128,13 +130,15 @@ options:
     default: [4000, 4001]
   rows:
     description:
-      - Rows that were found elsewhere, for the same verdict; from the filter P(mushishi.sovereign.audit_paths#filter), for example.
+      - Rows that were found elsewhere, for the same verdict; from the filter
+        P(mushishi.sovereign.audit_paths#filter), for example.
     type: list
     elements: dict
     default: []
   sovereign_profiles:
     description:
-      - The T1 profiles with whose keys V(requests) and V(capture) ask, from the filter P(mushishi.sovereign.plane_profiles#filter).
+      - The T1 profiles with whose keys V(requests) and V(capture) ask, from the filter
+        P(mushishi.sovereign.plane_profiles#filter).
     type: list
     elements: str
     default: []
@@ -183,13 +187,19 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rows:
-  description: One entry per path or setting, with C(kind), C(rule), C(source), C(path), C(outcome), C(ms) and C(detail).
+  description: One entry per path or setting, with C(kind), C(rule), C(source), C(path), C(outcome), C(ms) and
+    C(detail).
   returned: always
   type: list
   elements: dict
   sample:
-    - {kind: attack, rule: P1, source: unit mushishi-sovereign-gateway (bare), path: "→ default gateway v4 192.0.2.1 tcp 443",
-       outcome: refused, ms: 0.05, detail: ENETUNREACH}
+    - kind: attack
+      rule: P1
+      source: unit mushishi-sovereign-gateway (bare)
+      path: → default gateway v4 192.0.2.1 tcp 443
+      outcome: refused
+      ms: 0.05
+      detail: ENETUNREACH
 summary:
   description: Kind → outcome → how many, of all rows.
   returned: always
@@ -209,7 +219,8 @@ table:
   type: list
   elements: str
 facts:
-  description: Versions, and sha256 digests of the rules in force, the configuration, the images, the models and the audit's own code.
+  description: Versions, and sha256 digests of the rules in force, the configuration, the images, the models and the
+    audit's own code.
   returned: always
   type: dict
 counters:

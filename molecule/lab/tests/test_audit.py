@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The audit is green on the machine as built, with every path tried; and red, naming the thing, after each sabotage of one line."""
+"""The audit is green on the machine as built, with every path tried; and red, naming the thing, after each sabotage of
+one line.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ COMPOSE = "/etc/mushishi/vllm/agent/compose.yml"
 
 
 def audit(tmp_path: Path, *parts: str) -> dict[str, Any]:
-    """playbooks/audit.yml, all of it or some parts; what the module returned, and ``rc`` and ``seconds`` of the playbook."""
+    """playbooks/audit.yml, all of it or some parts; what the module returned, and ``rc`` and ``seconds`` of the
+    playbook.
+    """
     file = tmp_path / "result.json"
     file.unlink(missing_ok=True)
     extra: dict[str, Any] = {"audit_result_file": str(file)}
@@ -156,7 +160,9 @@ def test_no_secret_is_in_the_result(lab: Lab, green: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Sabotage:
-    """One line that a careless hand could write: ``do`` and ``undo`` for a shell on the machine, and what the audit must say."""
+    """One line that a careless hand could write: ``do`` and ``undo`` for a shell on the machine, and what the audit
+    must say.
+    """
 
     name: str
     do: str
@@ -582,7 +588,9 @@ def test_there_are_enough_sabotages() -> None:
 
 @contextmanager
 def sabotaged(lab: Lab, sabotage: Sabotage) -> Iterator[None]:
-    """The line is in force in the block, and gone after it. The guard's own watch is told to wait, since it would mend it."""
+    """The line is in force in the block, and gone after it. The guard's own watch is told to wait, since it would mend
+    it.
+    """
     lab.hub.run("systemctl", "stop", "mushishi-evidence.timer", "mushishi-evidence.service")
     try:
         lab.hub.run("sh", "-c", sabotage.do)

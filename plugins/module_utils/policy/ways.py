@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Every way of a request through a gateway's configuration as it stands on the machine, for the audit: caller to address, by name."""
+"""Every way of a request through a gateway's configuration as it stands on the machine, for the audit: caller to
+address, by name.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ BEFORE = {
 def gateway_rows(
     text: str, policy: Policy, plane: Plane, max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
 ) -> list[dict[str, Any]]:
-    """Rows of the audit: one for the proof of the whole text, one for each way from each profile of the plane to an address."""
+    """Rows of the audit: one for the proof of the whole text, one for each way from each profile of the plane to an
+    address.
+    """
     source = f"configuration of the {plane.value} gateway"
     try:
         prove_litellm(text, policy, plane, max_answer_tokens)
