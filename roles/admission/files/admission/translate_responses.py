@@ -90,7 +90,7 @@ def _usage(usage: Usage | None) -> object:
         return None
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached},
+        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.thought},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
