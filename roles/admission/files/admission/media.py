@@ -96,19 +96,27 @@ def read_below(folder: Path, url: str, limit: int) -> bytes:
         raise MediaError("names a file that admission may not read") from None
     except OSError:
         raise MediaError("names no file of this profile's media folder (links are not followed)") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise MediaError("must name a regular file")
         if about.st_nlink != 1:  # the other name could be in a tree of somebody else
             raise MediaError("names a file that has a second name (a hard link)")
-        try:
-            content = file.read(limit + 1)
-        except OSError:
-            raise MediaError("names a file that cannot be read") from None
+        content = _content(descriptor, limit + 1)
+    except OSError:
+        raise MediaError("names a file that cannot be read") from None
+    finally:
+        os.close(descriptor)
     if len(content) > limit:
         raise MediaError("names a file that is larger than what is left of a request's size")
     return content
+
+
+def _content(descriptor: int, most: int) -> bytes:
+    content = bytearray()
+    while len(content) < most and (piece := os.read(descriptor, most - len(content))):
+        content += piece
+    return bytes(content)
 
 
 class Shelf:

@@ -246,6 +246,14 @@ class ResponsesVoice:
         return events + self._within(item, "output_text.delta", delta=text, logprobs=[])
 
     def chunk(self, document: dict[str, object]) -> bytes:
+        begun = self._number
+        try:
+            return self._chunk(document)
+        except ValueError:
+            self._number = begun  # nothing of a bad chunk is said, so its events have no numbers
+            raise
+
+    def _chunk(self, document: dict[str, object]) -> bytes:
         events = b""
         pieces = self._gathered.pieces(document)
         if not self._number:
