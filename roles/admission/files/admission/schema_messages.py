@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, Tag, model_validator
+from pydantic import AfterValidator, Field, Tag
 
 from admission.schema import (
     MESSAGES_MAX,
@@ -270,10 +270,16 @@ class Metadata(Strict):
     user_id: str | None = None
 
 
+def _a_person_speaks_last(turns: list[Turn]) -> list[Turn]:
+    if not isinstance(turns[-1], UserTurn):
+        raise refuse("must end with a user's message: no engine here continues a begun answer")
+    return turns
+
+
 class MessagesRequest(Strict):
     """The body of POST /v1/messages."""
 
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=MESSAGES_MAX)]
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MESSAGES_MAX), AfterValidator(_a_person_speaks_last)]
     max_tokens: Tokens
     model: str | None = None
     system: (
@@ -294,9 +300,3 @@ class MessagesRequest(Strict):
     # Accepted, because clients send them, and never sent on.
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
-
-    @model_validator(mode="after")
-    def _a_person_speaks_last(self) -> MessagesRequest:
-        if not isinstance(self.messages[-1], UserTurn):
-            raise refuse("'messages' must end with a user's message: no engine here continues a begun answer")
-        return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from admission.schema import (
     MESSAGES_MAX,
@@ -23,6 +23,7 @@ from admission.schema import (
     TextFormat,
     Tokens,
     one_of,
+    refuse,
     text_or_list,
     text_or_object,
 )
@@ -195,9 +196,20 @@ Item: TypeAlias = Annotated[
         + ", ".join(_TYPES),
     ),
 ]
+
+
+def _something_is_said(items: list[Item]) -> list[Item]:
+    if all(isinstance(item, ReasoningItem) for item in items):
+        raise refuse("must hold something besides reasoning")
+    return items
+
+
 Input: TypeAlias = Annotated[
     Annotated[str, Tag("<string>")]
-    | Annotated[Annotated[list[Item], Field(min_length=1, max_length=MESSAGES_MAX)], Tag("<list>")],
+    | Annotated[
+        Annotated[list[Item], Field(min_length=1, max_length=MESSAGES_MAX), AfterValidator(_something_is_said)],
+        Tag("<list>"),
+    ],
     text_or_list(),
 ]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files below a profile's media folder: which are given, in which fields, and every way out of the folder that is shut."""
+"""Files below a profile's media folder: which are given, in which fields, and that every way out is shut."""
 
 from __future__ import annotations
 
@@ -269,7 +269,8 @@ def test_steps() -> None:
 
 # --- the setting -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("media", "word"), [({"personal": "/srv/x"}, "personal"), ({"private": "srv/x"}, "media"), ({"private": 1}, "media")]
+    ("media", "word"),
+    [({"personal": "/srv/x"}, "personal"), ({"private": "srv/x"}, "media"), ({"private": 1}, "media")],
 )
 def test_settings(tmp_path: Path, media: object, word: str) -> None:
     document = {
@@ -281,4 +282,3 @@ def test_settings(tmp_path: Path, media: object, word: str) -> None:
     path.write_text(json.dumps({**document, "media": media}))
     with pytest.raises(ConfigError, match=word):
         load_config(path)
-

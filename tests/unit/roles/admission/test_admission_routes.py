@@ -150,7 +150,10 @@ def test_full_responses_request(service: Service) -> None:
                 "type": "message", "id": "msg_1", "status": "completed", "role": "assistant",
                 "content": [{"type": "output_text", "text": "calling", "annotations": [], "logprobs": []}],
             },
-            {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "f", "arguments": "{}", "status": "completed"},
+            {
+                "type": "function_call", "id": "fc_1", "call_id": "c1", "name": "f", "arguments": "{}",
+                "status": "completed",
+            },
             {"type": "function_call", "call_id": "c2", "name": "f", "arguments": "{}"},
             {"type": "function_call_output", "call_id": "c1", "output": "42"},
             {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "43"}]},
@@ -160,7 +163,9 @@ def test_full_responses_request(service: Service) -> None:
         "tools": [{"type": "function", "name": "f", "description": "d", "parameters": SCHEMA, "strict": True}],
         "tool_choice": {"type": "function", "name": "f"},
         "parallel_tool_calls": False,
-        "text": {"format": {"type": "json_schema", "name": "s", "schema": SCHEMA, "strict": True}, "verbosity": "medium"},
+        "text": {
+            "format": {"type": "json_schema", "name": "s", "schema": SCHEMA, "strict": True}, "verbosity": "medium",
+        },
         "reasoning": {"effort": "low", "summary": "auto"},
         "max_output_tokens": 9,
         "temperature": 0.5,
@@ -386,18 +391,28 @@ REFUSED: dict[str, tuple[str, Document, str | None]] = {
     "resp-truncation": (RESPONSES, asked(RESPONSES, truncation="auto"), "truncation"),
     "resp-tool-calls": (RESPONSES, asked(RESPONSES, max_tool_calls=3), "max_tool_calls"),
     "resp-obfuscation": (
-        RESPONSES, asked(RESPONSES, stream_options={"include_obfuscation": True}), "stream_options.include_obfuscation",
+        RESPONSES,
+        asked(RESPONSES, stream_options={"include_obfuscation": True}),
+        "stream_options.include_obfuscation",
     ),
     **{
         f"resp-tool-{kind}": (RESPONSES, asked(RESPONSES, tools=[{"type": kind, **more}]), "tools[0].type")
         for kind, more in (
-            ("web_search", {}), ("web_search_preview", {}), ("mcp", {"server_url": FAR, "server_label": "x"}),
-            ("file_search", {"vector_store_ids": ["x"]}), ("code_interpreter", {"container": {"type": "auto"}}),
-            ("image_generation", {}), ("local_shell", {}), ("computer_use_preview", {}), ("custom", {"name": "f"}),
+            ("web_search", {}),
+            ("web_search_preview", {}),
+            ("mcp", {"server_url": FAR, "server_label": "x"}),
+            ("file_search", {"vector_store_ids": ["x"]}),
+            ("code_interpreter", {"container": {"type": "auto"}}),
+            ("image_generation", {}),
+            ("local_shell", {}),
+            ("computer_use_preview", {}),
+            ("custom", {"name": "f"}),
         )
     },
     "resp-tool-url": (
-        RESPONSES, asked(RESPONSES, tools=[{"type": "function", "name": "f", "server_url": FAR}]), "tools[0].server_url",
+        RESPONSES,
+        asked(RESPONSES, tools=[{"type": "function", "name": "f", "server_url": FAR}]),
+        "tools[0].server_url",
     ),
     "resp-tool-ref": (
         RESPONSES,
@@ -414,8 +429,13 @@ REFUSED: dict[str, tuple[str, Document, str | None]] = {
     "resp-metadata": (RESPONSES, asked(RESPONSES, metadata={"a": {"model_group": "x"}}), None),
     "resp-reference": (RESPONSES, asked(RESPONSES, input=[{"type": "item_reference", "id": "msg_x"}]), "input[0]"),
     "resp-item": (RESPONSES, asked(RESPONSES, input=[{"type": "mcp_call", "id": "x"}]), "input[0]"),
+    "resp-reasoning": (RESPONSES, asked(RESPONSES, input=[{"type": "reasoning", "summary": []}]), "input"),
     "resp-role": (RESPONSES, item("x", "root"), "input[0]"),
-    "resp-item-extra": (RESPONSES, asked(RESPONSES, input=[{"role": "user", "content": "x", "url": FAR}]), "input[0].url"),
+    "resp-item-extra": (
+        RESPONSES,
+        asked(RESPONSES, input=[{"role": "user", "content": "x", "url": FAR}]),
+        "input[0].url",
+    ),
     "resp-encrypted": (
         RESPONSES,
         asked(RESPONSES, input=[{"type": "reasoning", "summary": [], "encrypted_content": "x"}]),
@@ -423,7 +443,9 @@ REFUSED: dict[str, tuple[str, Document, str | None]] = {
     ),
     "resp-image-far": (RESPONSES, item([{"type": "input_image", "image_url": FAR}]), "input[0].content[0].image_url"),
     "resp-image-id": (
-        RESPONSES, item([{"type": "input_image", "file_id": "file-x"}]), "input[0].content[0].image_url",
+        RESPONSES,
+        item([{"type": "input_image", "file_id": "file-x"}]),
+        "input[0].content[0].image_url",
     ),
     "resp-image-both": (
         RESPONSES,
@@ -431,13 +453,19 @@ REFUSED: dict[str, tuple[str, Document, str | None]] = {
         "input[0].content[0].file_id",
     ),
     "resp-file-url": (
-        RESPONSES, item([{"type": "input_file", "file_data": PDF, "file_url": FAR}]), "input[0].content[0].file_url",
+        RESPONSES,
+        item([{"type": "input_file", "file_data": PDF, "file_url": FAR}]),
+        "input[0].content[0].file_url",
     ),
     "resp-file-url-alone": (
-        RESPONSES, item([{"type": "input_file", "file_url": FAR}]), "input[0].content[0].file_data",
+        RESPONSES,
+        item([{"type": "input_file", "file_url": FAR}]),
+        "input[0].content[0].file_data",
     ),
     "resp-file-disk": (
-        RESPONSES, item([{"type": "input_image", "image_url": "file:///etc/passwd"}]), "input[0].content[0].image_url",
+        RESPONSES,
+        item([{"type": "input_image", "image_url": "file:///etc/passwd"}]),
+        "input[0].content[0].image_url",
     ),
     "resp-chat-part": (RESPONSES, item([{"type": "text", "text": "x"}]), "input[0].content[0]"),
     "resp-assistant-image": (
@@ -447,7 +475,9 @@ REFUSED: dict[str, tuple[str, Document, str | None]] = {
     ),
     "resp-annotation": (
         RESPONSES,
-        item([{"type": "output_text", "text": "x", "annotations": [{"type": "url_citation", "url": FAR}]}], "assistant"),
+        item(
+            [{"type": "output_text", "text": "x", "annotations": [{"type": "url_citation", "url": FAR}]}], "assistant"
+        ),
         "input[0].content[0].annotations",
     ),
     # messages
@@ -457,7 +487,7 @@ REFUSED: dict[str, tuple[str, Document, str | None]] = {
     "msg-prefill": (
         MESSAGES,
         asked(MESSAGES, messages=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]),
-        None,
+        "messages",
     ),
     "msg-temperature": (MESSAGES, asked(MESSAGES, temperature=1.5), "temperature"),
     "msg-metadata": (MESSAGES, asked(MESSAGES, metadata={"tags": ["x"]}), "metadata.tags"),
@@ -513,9 +543,15 @@ REFUSED: dict[str, tuple[str, Document, str | None]] = {
         block({"type": "server_tool_use", "id": "x", "name": "web_search", "input": {}}, "assistant"),
         "messages[0].content[0]",
     ),
-    "msg-redacted": (MESSAGES, block({"type": "redacted_thinking", "data": "x"}, "assistant"), "messages[0].content[0]"),
+    "msg-redacted": (
+        MESSAGES,
+        block({"type": "redacted_thinking", "data": "x"}, "assistant"),
+        "messages[0].content[0]",
+    ),
     "msg-user-tool-use": (
-        MESSAGES, block({"type": "tool_use", "id": "x", "name": "f", "input": {}}), "messages[0].content[0]",
+        MESSAGES,
+        block({"type": "tool_use", "id": "x", "name": "f", "input": {}}),
+        "messages[0].content[0]",
     ),
     "msg-result-document": (
         MESSAGES,
@@ -524,23 +560,42 @@ REFUSED: dict[str, tuple[str, Document, str | None]] = {
     ),
     "msg-caller": (
         MESSAGES,
-        block({"type": "tool_use", "id": "x", "name": "f", "input": {}, "caller": {"type": "code_execution_20250825", "tool_id": "x"}}, "assistant"),
+        block(
+            {
+                "type": "tool_use",
+                "id": "x",
+                "name": "f",
+                "input": {},
+                "caller": {"type": "code_execution_20250825", "tool_id": "x"},
+            },
+            "assistant",
+        ),
         None,
     ),
     **{
         f"msg-tool-{kind}": (
-            MESSAGES, asked(MESSAGES, tools=[{"type": kind, "name": "x", "input_schema": {}}]), "tools[0].type",
+            MESSAGES,
+            asked(MESSAGES, tools=[{"type": kind, "name": "x", "input_schema": {}}]),
+            "tools[0].type",
         )
-        for kind in ("web_search_20250305", "bash_20250124", "computer_20250124", "code_execution_20250522", "mcp_toolset")
+        for kind in (
+            "web_search_20250305",
+            "bash_20250124",
+            "computer_20250124",
+            "code_execution_20250522",
+            "mcp_toolset",
+        )
     },
     "msg-tool-none": (MESSAGES, asked(MESSAGES, tools=[{"name": "f"}]), "tools[0].input_schema"),
     "msg-tool-ref": (
-        MESSAGES, asked(MESSAGES, tools=[{"name": "f", "input_schema": {"$ref": FAR}}]), "tools[0].input_schema",
+        MESSAGES,
+        asked(MESSAGES, tools=[{"name": "f", "input_schema": {"$ref": FAR}}]),
+        "tools[0].input_schema",
     ),
     "msg-choice": (MESSAGES, asked(MESSAGES, tool_choice={"type": "mcp"}), "tool_choice"),
     "msg-thinking": (MESSAGES, asked(MESSAGES, thinking={"type": "enabled"}), "thinking.budget_tokens"),
     "msg-format": (MESSAGES, asked(MESSAGES, output_format={"type": "json_schema"}), "output_format"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -622,7 +677,10 @@ def test_no_header_of_the_client_is_sent_on(service: Service, path: str) -> None
 
 def test_two_lengths_are_refused(service: Service) -> None:
     head = [("authorization", f"Bearer {KEYS['private']}"), ("content-type", "application/json")]
-    for extra in ([("content-length", "2"), ("content-length", "2")], [("content-length", "2"), ("transfer-encoding", "x")]):
+    for extra in (
+        [("content-length", "2"), ("content-length", "2")],
+        [("content-length", "2"), ("transfer-encoding", "x")],
+    ):
         answer = service.call("POST", RESPONSES, content=b"{}", headers=[*head, *extra])
         assert (answer.status_code, error_of(answer)["code"]) == (400, "ambiguous_length")
 
@@ -684,7 +742,9 @@ def test_plain_response(service: Service) -> None:
 
 
 def test_response_that_calls_functions_can_be_sent_back(service: Service) -> None:
-    service.gateway.reply = reply("tool_calls", content=None, tool_calls=called(("c1", "f", '{"a":1}'), ("c2", "g", "")))
+    service.gateway.reply = reply(
+        "tool_calls", content=None, tool_calls=called(("c1", "f", '{"a":1}'), ("c2", "g", ""))
+    )
     tools = [{"type": "function", "name": name, "parameters": SCHEMA} for name in ("f", "g")]
     said = service.chat(asked(RESPONSES, tools=tools), path=RESPONSES).json()
     assert [(one["type"], one["call_id"], one["name"], one["arguments"]) for one in said["output"]] == [
@@ -748,7 +808,12 @@ def test_plain_message(service: Service) -> None:
     service.gateway.reply = reply(content="hello", reasoning_content="hm")
     said = service.chat(asked(MESSAGES), path=MESSAGES).json()
     assert said["content"] == [{"type": "text", "text": "hello"}]
-    assert (said["type"], said["role"], said["model"], said["stop_reason"]) == ("message", "assistant", "private", "end_turn")
+    assert (said["type"], said["role"], said["model"], said["stop_reason"]) == (
+        "message",
+        "assistant",
+        "private",
+        "end_turn",
+    )
     assert said["usage"] == {
         "input_tokens": 6, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 0, "output_tokens": 4,
     }  # fmt: skip
@@ -757,7 +822,9 @@ def test_plain_message(service: Service) -> None:
 
 
 def test_message_that_calls_tools_can_be_sent_back(service: Service) -> None:
-    service.gateway.reply = reply("tool_calls", content="so", tool_calls=called(("t1", "f", '{"a":1}'), ("t2", "f", "")))
+    service.gateway.reply = reply(
+        "tool_calls", content="so", tool_calls=called(("t1", "f", '{"a":1}'), ("t2", "f", ""))
+    )
     tools = [{"name": "f", "input_schema": SCHEMA}]
     said = service.chat(asked(MESSAGES, tools=tools), path=MESSAGES).json()
     assert said["stop_reason"] == "tool_use"
@@ -886,7 +953,8 @@ UNFINISHED: dict[str, list[bytes]] = {
 
 @pytest.mark.parametrize(
     ("path", "case"),
-    [(path, case) for path in ROUTES for case in CUTS] + [(path, case) for path in (RESPONSES, MESSAGES) for case in UNFINISHED],
+    [(path, case) for path in ROUTES for case in CUTS]
+    + [(path, case) for path in (RESPONSES, MESSAGES) for case in UNFINISHED],
 )
 def test_cut_stream_says_so(service: Service, path: str, case: str) -> None:
     service.gateway.events = {**CUTS, **UNFINISHED}[case]
