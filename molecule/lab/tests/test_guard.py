@@ -361,8 +361,8 @@ def test_each_lock_of_a_unit_holds_alone(lab: Lab, case: str) -> None:
     shut(lab.probe([EVERYBODY], in_a_unit(set())), 1)
 
 
-#: Into a process's cgroup and network. Not by ``docker exec``: runc takes the mounted tree's root for systemd's, which in
-#: the lab it is not, so that what it starts lies in a cgroup of the same name elsewhere.
+#: Into a process's cgroup and network. Not by ``docker exec``: runc takes the mounted tree's root for systemd's,
+#: which it is not in the lab, so that what it starts lies in a cgroup of the same name elsewhere.
 BESIDE = (
     'echo $$ > "/sys/fs/cgroup$(sed -n s/^0:://p /proc/$0/cgroup)/cgroup.procs" && exec nsenter --target=$0 --net "$@"'
 )
