@@ -425,7 +425,7 @@ def _controls(rows: Sequence[model.Row]) -> list[str]:
 
 
 def _limits_in_short() -> list[str]:
-    names = [limit if limit == "root" else limit[0].lower() + limit[1:] for limit, _, _ in NOT_COVERED]
+    names = [row[0] if row[0] == "root" else row[0][0].lower() + row[0][1:] for row in NOT_COVERED]
     said = "; ".join(names)
     return [
         "## What this does not cover",
