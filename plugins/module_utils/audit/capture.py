@@ -766,7 +766,7 @@ class Sniffer:
     def _read(self, opened: Any) -> bool:
         name = self._sockets[opened]
         wire = self.wires[name]
-        for dummy in range(256):
+        for _number in range(256):
             try:
                 data, about = opened.recvfrom(256 * 1024)
             except BlockingIOError:
