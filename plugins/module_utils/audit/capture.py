@@ -54,6 +54,7 @@ DEPTH = 3
 INFLATED, OPEN_AT_ONCE = 1 << 30, 64
 FLOWS = 2048
 
+
 # ---- markers
 @dataclass(frozen=True)
 class Markers:
@@ -600,8 +601,8 @@ def _journal_rows(who: Reader | None, needles: Needles, since: float) -> list[Ro
     source = f"user {who.name}" if who else "search of the journals"
     try:
         with subprocess.Popen(words, cwd="/", **given) as reading:
-            assert reading.stdout is not None  # noqa: S101 - it is a pipe
-            found = search_stream(reading.stdout, needles, time.monotonic() + 60)
+            pipe: Any = reading.stdout
+            found = search_stream(pipe, needles, time.monotonic() + 60)
             reading.kill()
     except OSError as error:
         return [Row("capture", "P8", source, "journalctl", "not tested", None, str(error.strerror))]
