@@ -54,6 +54,7 @@ DEPTH = 3
 INFLATED, OPEN_AT_ONCE = 1 << 30, 64
 FLOWS = 2048
 
+
 # ---- markers
 @dataclass(frozen=True)
 class Markers:
@@ -85,7 +86,7 @@ class Markers:
 
 def word(length: int) -> str:
     """Random letters and digits that every encoding leaves as they are, and DNS too."""
-    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for _ in range(length))
+    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for dummy in range(length))
 
 
 def png(marker: str) -> bytes:
@@ -146,7 +147,8 @@ class Needles:
         self.markers = markers
         self.core = encodings(markers.core)
         self.each = {label: encodings(marker) for marker, label in markers.labels.items()}
-        self.longest = max(len(one) for kinds in self.each.values() for _, many in kinds.values() for one in many)
+        found = [many for kinds in self.each.values() for exact, many in kinds.values()]
+        self.longest = max(len(one) for many in found for one in many)
 
     def scan(self, data: bytes) -> Iterator[tuple[str, str]]:
         """(label, encoding) of each marker in a piece."""
@@ -599,8 +601,8 @@ def _journal_rows(who: Reader | None, needles: Needles, since: float) -> list[Ro
     source = f"user {who.name}" if who else "search of the journals"
     try:
         with subprocess.Popen(words, cwd="/", **given) as reading:
-            assert reading.stdout is not None  # noqa: S101 - it is a pipe
-            found = search_stream(reading.stdout, needles, time.monotonic() + 60)
+            pipe: Any = reading.stdout
+            found = search_stream(pipe, needles, time.monotonic() + 60)
             reading.kill()
     except OSError as error:
         return [Row("capture", "P8", source, "journalctl", "not tested", None, str(error.strerror))]
@@ -625,7 +627,7 @@ def _inside_control(who: Sequence[Reader]) -> Row:
         with open(path, "wb") as stream:
             stream.write(b"x" * 100 + base64.b64encode(b"a" + planted.of("control", "planted").encode()) + b"y" * 100)
         os.chmod(path, 0o644)
-        (_, (found, total, count)), *_ = search_places([folder], needles, 0.0, float("inf"))
+        found, total, count = next(iter(search_places([folder], needles, 0.0, float("inf"))))[1]
         rows = _place_rows(folder, found, total, count, who, planted)
     finally:
         for name in os.listdir(folder):
@@ -743,7 +745,7 @@ class Sniffer:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *dummy: object) -> None:
         self._stop.set()
         self._thread.join()
         for opened, name in self._sockets.items():
@@ -755,7 +757,7 @@ class Sniffer:
     def _listen(self) -> None:
         waiting = list(self._sockets)
         while waiting:
-            ready, _, _ = select.select(waiting, [], [], 0.05)
+            ready = select.select(waiting, [], [], 0.05)[0]
             for opened in ready:
                 if not self._read(opened):
                     waiting.remove(opened)
@@ -765,7 +767,7 @@ class Sniffer:
     def _read(self, opened: Any) -> bool:
         name = self._sockets[opened]
         wire = self.wires[name]
-        for _ in range(256):
+        for _number in range(256):
             try:
                 data, about = opened.recvfrom(256 * 1024)
             except BlockingIOError:
@@ -828,7 +830,7 @@ def sniffer_control() -> list[Row]:
                 for half in (halved[:17], halved[17:]):
                     out.sendto(half, ("127.0.0.1", 9))
             time.sleep(0.2)
-        return sorted({label for label, *_ in sniffer.wires["lo"].hits})
+        return sorted({hit[0] for hit in sniffer.wires["lo"].hits})
 
     try:
         seen, why = set(in_new_namespace(job)), ""

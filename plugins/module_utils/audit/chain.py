@@ -666,7 +666,7 @@ def _walk(folder: Path, by_sequence: Mapping[int, Sequence[tuple[Document, bytes
             before = None
             continue
         if len(found) > 1:
-            names = ", ".join(str(document["chain"]["name"]) for document, _ in found)
+            names = ", ".join(str(one[0]["chain"]["name"]) for one in found)
             said = f"record {sequence} is there {len(found)} times: {names}"
             faults.append(Fault(str(folder), "field chain.sequence", said))
         document, data = found[0]

@@ -45,15 +45,19 @@ NOT_COVERED = (
     ),
     (
         "The reader's own machine",
-        ("what a browser, an editor plug-in or a desktop client does with an answer on another machine is outside. A"
-        " page that renders a remote image has already told somebody"),
+        (
+            "what a browser, an editor plug-in or a desktop client does with an answer on another machine is outside. A"
+            " page that renders a remote image has already told somebody"
+        ),
         "use clients that load nothing remote",
     ),
     (
         "Engines shared with T2",
-        ("in agent mode `private` and `personal` use one engine process, and on the CPU floor always. A cache salt per"
-        " profile, no prompt cache on the CPU and closed routes (`/metrics`, `/slots`) narrow it. They do not make two"
-        " processes of it: a fault in the engine, or its timing, can still tell one about the other"),
+        (
+            "in agent mode `private` and `personal` use one engine process, and on the CPU floor always. A cache salt"
+            " per profile, no prompt cache on the CPU and closed routes (`/metrics`, `/slots`) narrow it. They do not"
+            " make two processes of it: a fault in the engine, or its timing, can still tell one about the other"
+        ),
         "run client work in forensic mode, which serves `client` only",
     ),
     (
@@ -73,8 +77,10 @@ NOT_COVERED = (
     ),
     (
         "The classification",
-        ("the machine does what the key's profile says. A private question asked with the `personal` key is a personal"
-        " question"),
+        (
+            "the machine does what the key's profile says. A private question asked with the `personal` key is a"
+            " personal question"
+        ),
         "one client, one key",
     ),
     (
@@ -365,8 +371,10 @@ def _head(report: Mapping[str, Any], rows: Sequence[model.Row]) -> list[str]:
         "",
         f"**{word}. {report['sentence']}** {meaning[report['verdict']]}",
         "",
-        ("What is tested: *confidential data (tier T1) has no path off this machine.* "
-        f"The audit ran from {report['started'] or '?'} to {report['ended'] or '?'}{f' ({took})' if took else ''}."),
+        (
+            "What is tested: *confidential data (tier T1) has no path off this machine.* "
+            f"The audit ran from {report['started'] or '?'} to {report['ended'] or '?'}{f' ({took})' if took else ''}."
+        ),
         "",
     ]
 
@@ -395,7 +403,7 @@ def _through(rows: Sequence[model.Row]) -> list[str]:
     left = FIRST_PAGE
     for rule, found in sorted(by_rule.items(), key=lambda pair: (len(pair[0]), pair[0])):
         name, meaning, remedy = RULE_WORDS.get(rule, NO_RULE)
-        lines += [f"**Broken: “{name}”{f' (rule {rule})' if rule else ''}, in {number(len(found), 'place')}.**", ""]
+        lines += [f"**Broken: *{name}*{f' (rule {rule})' if rule else ''}, in {number(len(found), 'place')}.**", ""]
         for row in found[: max(left, 1)]:
             said = LEAK_WORDS[row.kind].format(source=code(row.source), path=code(row.path))
             lines.append(f"- {said}{' Seen: ' + code(row.detail) if row.detail else ''}")
@@ -425,7 +433,7 @@ def _controls(rows: Sequence[model.Row]) -> list[str]:
 
 
 def _limits_in_short() -> list[str]:
-    names = [limit if limit == "root" else limit[0].lower() + limit[1:] for limit, _, _ in NOT_COVERED]
+    names = [row[0] if row[0] == "root" else row[0][0].lower() + row[0][1:] for row in NOT_COVERED]
     said = "; ".join(names)
     return [
         "## What this does not cover",
@@ -455,8 +463,10 @@ def _chain(link: Mapping[str, Any]) -> list[str]:
     return [
         "## How to check that nobody has changed this report",
         "",
-        (f"This is record {link['sequence']} of its chain. {said} It is signed with the machine's key "
-        f"`{key['fingerprint']}`; compare that with the one that you were given before."),
+        (
+            f"This is record {link['sequence']} of its chain. {said} It is signed with the machine's key "
+            f"`{key['fingerprint']}`; compare that with the one that you were given before."
+        ),
         "",
         (
             "With the three files of this report in one folder, on any computer with OpenSSH (`sha256sum` must show "

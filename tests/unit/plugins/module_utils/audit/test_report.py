@@ -101,7 +101,7 @@ def test_what_got_through_is_named_with_its_meaning_and_remedy() -> None:
     pull = row("pull", "leaked", rule="P2", source="user mushishi-hybrid-gateway", path="/slots")
     _, page = made([*GREEN, LEAK, pull])
     through = part(page, "What got through")
-    wanted = ("No way out” (rule P1), in 1 place", UNIT, WAY, "connected", "*What it means:*", "*What to do:*")
+    wanted = ("*No way out* (rule P1), in 1 place", UNIT, WAY, "connected", "*What it means:*", "*What to do:*")
     for words in wanted:
         assert words in through, words
     assert "could fetch what it must not: `/slots`" in through and "Nothing." not in through
