@@ -160,13 +160,13 @@ def test_embeddings_say_that_there_is_no_engine_for_them(lab: Lab) -> None:
 def test_cut_streams_say_so_on_every_route(lab: Lab) -> None:
     """The stand-in engine breaks off in mid-stream; nobody is told that the answer is whole."""
     lab.everything_up()
-    address, container = "127.0.0.1:9098", lab.engine_container("agent")
 
     def fault(word: str) -> None:
-        lab.hub.run("docker", "exec", container, "python3", "-m", "standins.ctl", "--control", address, "fault", word)
+        container = lab.engine_container("agent")
+        lab.hub.run("docker", "exec", container, "python3", "-m", "standins.engine", "ctl", word)
 
     key = {"authorization": f"Bearer {lab.key('private')}"}
-    fault("cut")
+    fault("cut=3")
     try:
         ends = {
             "completions": post(lab, "completions", {"prompt": "x", "stream": True}, **key),
