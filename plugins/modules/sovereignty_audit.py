@@ -39,10 +39,12 @@ options:
       - What to do. Each part plants its own holes. The fewer, the faster; C(static) alone takes seconds.
       - V(static) reads back. V(units), V(containers) and V(users) attack from the sovereign side. V(egress) attacks
         what a hybrid user may not reach outside. V(pull) and V(files) attack the sovereign side from the host.
+      - V(requests) sends every request vector with the key of each T1 profile. V(capture) sends marked requests while
+        every outside interface is listened to, and then looks for the marks wherever a hybrid user can read.
     type: list
     elements: str
-    choices: [static, units, containers, users, egress, pull, files]
-    default: [static, units, containers, users, egress, pull, files]
+    choices: [static, units, containers, users, egress, pull, files, requests, capture]
+    default: [static, units, containers, users, egress, pull, files, requests, capture]
   kinds:
     description:
       - Return only rows of these kinds. The verdict is of all.
@@ -133,6 +135,24 @@ options:
     type: list
     elements: dict
     default: []
+  sovereign_profiles:
+    description:
+      - The T1 profiles with whose keys V(requests) and V(capture) ask, from the filter
+        P(mushishi.sovereign.plane_profiles#filter).
+    type: list
+    elements: str
+    default: []
+  local_backends:
+    description:
+      - The backends on this machine. An answer to a request vector by any other is a leak.
+    type: list
+    elements: str
+    default: []
+  sovereign_port:
+    description:
+      - The ingress' port of the sovereign plane.
+    type: int
+    default: 4001
   hash_models:
     description:
       - Whether to hash model files of more than 256 MiB too, for the facts. It reads all of them.
@@ -227,18 +247,24 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mushishi.sovereign.plugins.module_utils.audit import (
     attack,
+    capture,
+    clients,
     control,
     counters,
     facts,
     model,
     probe,
+    requests_run,
     ruleset,
     static,
     table,
+    vectors,
 )
 
-CODE = (attack, control, counters, facts, model, probe, ruleset, static, table)
-PARTS = ("static", "units", "containers", "users", "egress", "pull", "files")
+CODE = (
+    attack, capture, clients, control, counters, facts, model, probe, requests_run, ruleset, static, table, vectors
+)
+PARTS = ("static", "units", "containers", "users", "egress", "pull", "files", *clients.PARTS)
 
 
 def now() -> str:
@@ -258,6 +284,9 @@ def settings_of(params: dict[str, Any]) -> facts.Settings:
         "ingress_interface",
         "ingress_ports",
         "hash_models",
+        "sovereign_profiles",
+        "local_backends",
+        "sovereign_port",
     )
     targets = [{key: value for key, value in target.items() if value is not None} for target in params["targets"]]
     return facts.Settings(targets=targets, **{name: params[name] for name in same})
@@ -268,9 +297,10 @@ def tried(machine: facts.Machine, settings: facts.Settings, parts: list[str]) ->
     rows = static.collect(machine, settings) if "static" in parts else []
     running = facts.containers(machine, settings.network)
     with counters.audit_in_progress():
-        if attacked := [part for part in parts if part != "static"]:
+        if attacked := [part for part in parts if part != "static" and part not in clients.PARTS]:
             rows += attack.collect(machine, settings, running, attacked)
         rows += control.collect(machine, settings, running, parts)
+        rows += clients.collect(machine, settings, parts)
     return rows
 
 
@@ -326,6 +356,9 @@ def main() -> None:
             "ingress_interface": {"type": "str", "default": "tailscale0"},
             "ingress_ports": {"type": "list", "elements": "int", "default": [4000, 4001]},
             "rows": {**listed, "default": []},
+            "sovereign_profiles": {"type": "list", "elements": "str", "default": [], "no_log": False},
+            "local_backends": {"type": "list", "elements": "str", "default": []},
+            "sovereign_port": {"type": "int", "default": 4001},
             "hash_models": {"type": "bool", "default": False},
             "fail_on_leak": {"type": "bool", "default": True},
         },

@@ -37,6 +37,7 @@ AFTER_REBOOT = {
     "test_a_sovereign_user_has_no_network_on_the_host",
     "test_the_same_probe_is_open_for_others",
     "test_without_the_guard_nothing_runs",
+    "test_the_hybrid_gateway_opens_the_hosts_of_the_policy_alone",
     "test_a_stranger_on_the_lan_finds_ssh_alone",
     "test_tailnet_sees_the_two_doors_alone",
     "test_agent_mode",

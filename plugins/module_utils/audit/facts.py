@@ -57,6 +57,9 @@ class Settings:
     secrets: str = "/etc/mushishi/secrets"
     table: tuple[str, str] = ("inet", "mushishi_guard")
     hash_models: bool = False
+    sovereign_profiles: Sequence[str] = ()
+    local_backends: Sequence[str] = ()
+    sovereign_port: int = 4001
 
     def on_lan(self, address: str) -> bool:
         """Whether an address is the sovereign LAN's."""

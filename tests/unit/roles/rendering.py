@@ -59,7 +59,13 @@ INSTANCE = {"name": "coder", "port": 8002, "alias": "coder-cpu", "model": {"path
 
 #: Settings beyond the two inventories: the ends of what each role accepts.
 EDGES: dict[str, dict[str, Values]] = {
-    "admission": {"other numbers": {"admission_memory_max": "64M"}},
+    "audit": {},
+    "admission": {
+        "other numbers, a media folder": {
+            "admission_memory_max": "64M",
+            "admission_media_dirs": {"private": "/srv/media/private", "client": "/srv/media/client"},
+        },
+    },
     "base": {"another root": {"base_data_root": "/srv/with space"}},
     "docker_engine": {},
     "gateway": {

@@ -17,14 +17,15 @@ HOLDS = Row("static", "P1", "nft", "table", "holds")
 REFUSED = Row("attack", "P1", "unit x (bare)", "→ internet", "refused", 0.1, "ENETUNREACH")
 LEAK = Row("attack", "P1", "unit x (bare)", "→ internet v6", "leaked", 0.1, "it got through")
 HOLE = Row("control", "P1", "unit x (bare)", "→ marked sink", "leaked", 0.1)
+ASKED = Row("request", "", "profile private → 192.0.2.9:4001", "body: api_base", "refused", 2.0, "admission 400")
 MISSED = Row("control", "P1", "unit x (bare)", "→ marked sink", "refused", 0.1, "a planted hole was NOT found")
 
 
 class Parts:
-    """What the three parts find, and which were asked."""
+    """What the parts find, and which were asked."""
 
     def __init__(self) -> None:
-        self.static, self.attack, self.control = [HOLDS], [REFUSED], [HOLE]
+        self.static, self.attack, self.control, self.clients = [HOLDS], [REFUSED], [HOLE], [ASKED]
         self.asked: list[Any] = []
 
 
@@ -46,6 +47,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
 
     for name in ("static", "attack", "control"):
         monkeypatch.setattr(getattr(sovereignty_audit, name), "collect", asked(name, name))
+    monkeypatch.setattr(sovereignty_audit.clients, "collect", asked("clients", "clients"))
     monkeypatch.setattr(sovereignty_audit.counters, "audit_in_progress", marked)
     monkeypatch.setattr(sovereignty_audit.counters, "totals", lambda: {"egress": 0})
     monkeypatch.setattr(sovereignty_audit.facts, "containers", lambda *_arguments: [])
@@ -56,7 +58,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
 def test_green(run: Any, parts: Parts) -> None:
     result = run(sovereignty_audit, **REQUIRED)
     assert not result["failed"] and not result["changed"] and (result["verdict"], result["why"]) == ("green", "")
-    assert [row["path"] for row in result["rows"]] == ["table", "→ internet", "→ marked sink"]
+    assert [row["path"] for row in result["rows"]] == ["table", "→ internet", "→ marked sink", "body: api_base"]
     assert result["summary"]["attack"] == {"refused": 1} and result["counters"] == {"egress": 0}
     assert result["started"] <= result["ended"] and "probe" in result["facts"]["audit"]
     assert parts.asked.index("mark") < [entry[0] for entry in parts.asked].index("attack"), "marked before it attacks"
@@ -91,7 +93,8 @@ def test_check_mode_only_reads(run: Any, parts: Parts) -> None:
 
 def test_only_what_was_asked_for_is_done(run: Any, parts: Parts) -> None:
     run(sovereignty_audit, parts=["static"], **REQUIRED)
-    assert [entry[0] for entry in parts.asked if entry != "mark"] == ["static", "control"]
+    # The part that acts as a client decides by itself: test_audit_clients.py.
+    assert [entry[0] for entry in parts.asked if entry != "mark"] == ["static", "control", "clients"]
     parts.asked.clear()
     run(sovereignty_audit, parts=["pull", "files"], **REQUIRED)
     assert ("attack", ["pull", "files"]) in parts.asked and ("control", ["pull", "files"]) in parts.asked
