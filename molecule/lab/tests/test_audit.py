@@ -502,13 +502,15 @@ SABOTAGES = (
     ),
     Sabotage(
         "a process of a sovereign user on the host",
-        "setpriv --reuid=mushishi-sovereign-llama --regid=65534 --clear-groups sleep 60 >/dev/null 2>&1 & echo $! > /root/sabotage.pid",
+        "setpriv --reuid=mushishi-sovereign-llama --regid=65534 --clear-groups sleep 60 >/dev/null 2>&1 &"
+        " echo $! > /root/sabotage.pid",
         "kill $(cat /root/sabotage.pid)",
         r"P4 user mushishi-sovereign-llama · no process outside",
     ),
     Sabotage(
         "a unit of a sovereign user on the host",
-        "printf '[Service]\\nUser=mushishi-sovereign-llama\\nExecStart=/bin/true\\n' > /etc/systemd/system/sabotage.service && systemctl daemon-reload",
+        "printf '[Service]\\nUser=mushishi-sovereign-llama\\nExecStart=/bin/true\\n'"
+        " > /etc/systemd/system/sabotage.service && systemctl daemon-reload",
         "rm /etc/systemd/system/sabotage.service && systemctl daemon-reload",
         r"P4 systemd · no unit runs .*sabotage\.service",
     ),
@@ -567,7 +569,8 @@ SABOTAGES = (
     file(
         "the door opens a T1 engine for the hybrid side, attacked",
         "/etc/mushishi/gateway/haproxy.cfg",
-        "sed -i '/^frontend hybrid/,/default_backend/s/^    default_backend.*/    use_backend engine-cpu-coder if { method GET } { path -m str \\/cpu-coder\\/v1\\/models }\\n&/' /etc/mushishi/gateway/haproxy.cfg",
+        "sed -i '/^frontend hybrid/,/default_backend/s|^    default_backend.*|    use_backend engine-cpu-coder"
+        " if { method GET } { path -m str /cpu-coder/v1/models }\\n&|' /etc/mushishi/gateway/haproxy.cfg",
         r"P2 user mushishi-hybrid-gateway on the host · → engine door GET /cpu-coder/v1/models",
         f"systemctl restart {DOOR}",
         "pull",
