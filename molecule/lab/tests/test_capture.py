@@ -191,7 +191,13 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+#: The gate's; the others are the night's.
+IN_THE_GATE = ("nothing", "both engines are killed", "the gateway restarts in mid-stream", "the guard is stopped")
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=[] if name in IN_THE_GATE else [pytest.mark.nightly]) for name in FAULTS]
+)
 def test_no_marker_leaves_and_none_is_left_lying(lab: Lab, fault: str) -> None:
     markers, began = capture.Markers.make(PROFILES), time.time() - 2
     with listening(lab, markers) as wires:

@@ -284,7 +284,7 @@ def naive_gateway(lab: Lab) -> Iterator[tuple[Way, str]]:
     environment |= {"LITELLM_MASTER_KEY": key, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
     environment |= {"SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt", "PYTHONDONTWRITEBYTECODE": "1"}
     environment["HOME"] = "/tmp"
-    config = (NAIVE / "litellm.yaml").read_text().replace("{LOCAL}", "http://127.0.0.1:14001/v1")
+    config = (NAIVE / "litellm.yaml.in").read_text().replace("{LOCAL}", "http://127.0.0.1:14001/v1")
     texts = {
         "litellm.yaml": config,
         "hosts": (NAIVE / "hosts").read_text(),

@@ -45,4 +45,3 @@ def collect(machine: Machine, settings: Settings, parts: Sequence[str]) -> list[
     if "capture" in wanted:
         rows += capture.audit_capture(*where, keys, readers=settings.ingress_interface)
     return rows
-

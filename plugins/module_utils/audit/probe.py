@@ -65,7 +65,7 @@ def where(target: Target) -> tuple[Any, ...]:
     address, port = str(target["address"]), int(target.get("port", 0))
     if ":" not in address:
         return (address, port)
-    host, _, zone = address.partition("%")
+    host, _sign, zone = address.partition("%")
     return (host, port, 0, socket.if_nametoindex(zone) if zone else 0)
 
 

@@ -202,7 +202,9 @@ class MessagesVoice:
         self._at = 0
         self._calls = 0
 
-    def _stop(self, finish: Finish, stopped_by: str | int | None) -> Plain:
+    def _stop(self, finish: Finish, stopped_by: str | int | None, *, called: bool) -> Plain:
+        if finish == "stop" and called:  # what engines say of a call that the client asked for by name
+            finish = "tool_calls"
         if finish == "stop" and isinstance(stopped_by, str) and stopped_by in self._stops:
             return {"stop_reason": "stop_sequence", "stop_sequence": stopped_by}
         return {"stop_reason": _STOP[finish], "stop_sequence": None}
@@ -215,7 +217,7 @@ class MessagesVoice:
         if said.text:
             content.append(_text(said.text))
         content += [{**_named(call), "input": _input(call.function.arguments or "")} for call in said.tool_calls or []]
-        ended = self._stop(choice.finish_reason or "stop", choice.stop_reason)
+        ended = self._stop(choice.finish_reason or "stop", choice.stop_reason, called=bool(said.tool_calls))
         return {**self._head, "content": content, **ended, "usage": _usage(answer.usage)}
 
     # ---- streamed
@@ -269,7 +271,7 @@ class MessagesVoice:
 
     def done(self) -> bytes:
         finish = self._gathered.finished()
-        ended = self._stop(finish, self._gathered.stopped_by)
+        ended = self._stop(finish, self._gathered.stopped_by, called=self._calls > 0)
         events = self._close()
         events += named_event({"type": "message_delta", "delta": ended, "usage": _usage(self._gathered.usage)})
         return events + named_event({"type": "message_stop"})

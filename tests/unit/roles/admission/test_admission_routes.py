@@ -897,6 +897,17 @@ def test_why_a_message_stops(service: Service, finish: str, by: object, wanted: 
     assert (said["stop_reason"], said["stop_sequence"]) == wanted
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_message_that_ends_with_a_call_says_so(service: Service, stream: bool) -> None:
+    """vLLM's word for the end of a call that was asked for by name is stop."""
+    call = called(("t1", "f", "{}"))
+    service.gateway.reply = reply("stop", tool_calls=call)
+    service.gateway.events = [piece(tool_calls=call), piece("stop"), DONE]
+    answer = service.chat(asked(MESSAGES, stream=stream), path=MESSAGES)
+    said = events_of(answer)[-2]["delta"] if stream else answer.json()
+    assert said["stop_reason"] == "tool_use"
+
+
 # --- text completions: the stream ------------------------------------------------------------------------------------
 def test_streamed_text(service: Service) -> None:
     service.gateway.events = [

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.mushishi.sovereign.plugins.module_utils.audit import chain
-from ansible_collections.mushishi.sovereign.plugins.module_utils.audit.__main__ import main
+from ansible_collections.mushishi.sovereign.plugins.module_utils.audit.command import main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
