@@ -50,7 +50,8 @@ SOCKETS = words(
 #: Sockets that take a line or answer about this machine, and lead nowhere: the journal, PID 1's ear, users, host name.
 INERT = re.compile(
     r"^/run/systemd/(journal(\.[a-z]+)?/(socket|stdout|dev-log|syslog)|notify|userdb/io\.systemd\.(DynamicUser|Multiplexer|DropIn)"
-    r"|io\.systemd\.(sysext|ManagedOOM|Hostname|Credentials|BootControl|PCRExtend|PCRLock))$"
+    r"|io\.systemd\.(sysext|ManagedOOM|Hostname|Credentials|BootControl|PCRExtend|PCRLock|Login|Machine|Network|Manager|Udev"
+    r"|AskPassword|MuteConsole|JournalAccess))$"
 )
 #: Folders of the system that no container has a part of.
 SYSTEM = words("/ /run /var/run /etc /var /root /home /var/lib /tmp /var/tmp")
