@@ -357,7 +357,7 @@ SABOTAGES = (
     ),
     Sabotage(
         "a stranger on the bridge",
-        "ip link add stranger0 type dummy && ip link set stranger0 master br-sovereign",
+        "ip link add stranger0 type veth peer name stranger1 && ip link set stranger0 master br-sovereign",
         "ip link del stranger0",
         r"P5 br-sovereign · registered members alone.*stranger0",
     ),
@@ -409,7 +409,7 @@ SABOTAGES = (
         "every socket in sight",
         PROBER,
         of_service("InaccessiblePaths="),
-        r"P3 unit \S+prober, process .*no socket file.*docker\.sock",
+        r"P3 unit \S+prober, process .*no socket file.*dbus/system_bus_socket",
         restart=True,
     ),
     drop_in(
@@ -426,7 +426,13 @@ SABOTAGES = (
         r"P3 unit \S+door · CapabilityBoundingSet",
     ),
     drop_in("another user", DOOR, of_service("User=root"), r"P4 unit \S+door · User of its own"),
-    drop_in("not bound to the plane", DOOR, of_service("BindsTo=", "[Unit]"), r"P1 unit \S+door · BindsTo"),
+    file(
+        "not bound to the plane",
+        f"/etc/systemd/system/{DOOR}.service",
+        f"sed -i /BindsTo=/d /etc/systemd/system/{DOOR}.service",
+        r"P1 unit \S+door · BindsTo",
+        "systemctl daemon-reload",
+    ),
     drop_in("the common journal", DOOR, of_service("LogNamespace="), r"P8 unit \S+door · LogNamespace"),
     drop_in("a writable system", DOOR, of_service("ProtectSystem=no"), r"P3 unit \S+door · ProtectSystem"),
     Sabotage(
@@ -496,7 +502,7 @@ SABOTAGES = (
     ),
     Sabotage(
         "a job of a sovereign user",
-        "echo '* * * * * mushishi-sovereign-llama /bin/true' > /etc/cron.d/sabotage",
+        "mkdir -p /etc/cron.d && echo '* * * * * mushishi-sovereign-llama /bin/true' > /etc/cron.d/sabotage",
         "rm /etc/cron.d/sabotage",
         r"P4 user mushishi-sovereign-llama · no linger, no cron",
     ),
