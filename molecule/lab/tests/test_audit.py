@@ -212,9 +212,9 @@ def file(name: str, path: str, change: str, said: str, after: str = "true", *par
     )
 
 
-def of_service(verb: str, scope: str = "[Service]") -> str:
+def of_service(line: str) -> str:
     """A section and a line, as printf wants them."""
-    return f"{scope}\\n{verb}"
+    return f"[Service]\\n{line}"
 
 
 SABOTAGES = (
