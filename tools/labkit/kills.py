@@ -69,8 +69,10 @@ PARTS = {
     # As an installation leaves it that was killed in the middle: its record comes last.
     "half of each environment": "rm -f /opt/mushishi/venvs/*/mushishi-lock; "
     "find /opt/mushishi/venvs -path '*/site-packages/*' -name '[a-m]*.py' -delete 2>/dev/null || true",
-    "the programs": "rm -rf /opt/mushishi/admission /opt/mushishi/gateway /opt/mushishi/plane /opt/mushishi/llama.cpp",
-    "the units": "rm -rf /etc/systemd/system/mushishi-* /etc/systemd/system/*.wants/mushishi-*",
+    "the programs": "rm -rf /opt/mushishi/admission /opt/mushishi/gateway /opt/mushishi/plane /opt/mushishi/llama.cpp "
+    "/opt/mushishi/guard /opt/mushishi/audit /usr/local/bin/mushishi-audit",
+    "the units": "rm -rf /etc/systemd/system/mushishi-* /etc/systemd/system/*.wants/mushishi-* "
+    "/etc/systemd/system/sovereign*.slice /etc/systemd/journald@sovereign.conf",
     "the running units": "systemctl stop 'mushishi-*' 2>/dev/null || true",
     "the settings": "rm -rf /etc/mushishi/gateway /etc/mushishi/admission /etc/mushishi/ingress-* /etc/mushishi/vllm "
     "/etc/mushishi/guard /etc/mushishi/plane",
