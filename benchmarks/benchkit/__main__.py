@@ -16,13 +16,13 @@ from labkit.__main__ import prepare
 from labkit.paths import ROOT, STATE
 from labkit.say import Failed, Run, clock
 
-from . import converge, cpu_floor, environment, failover, gateway, machine, render, results
+from . import audit, converge, cpu_floor, environment, failover, gateway, machine, render, results
 from .lab import Lab
 from .render import NAMES, PAGE, PLOTS, RESULTS
 from .results import Figure
 
 #: What a run on 2 cores takes, minutes; cpu_floor's first run compiles for 6 more.
-MINUTES = {"converge": 8, "gateway": 11, "failover": 5, "cpu_floor": 7}
+MINUTES = {"converge": 8, "gateway": 11, "failover": 5, "cpu_floor": 7, "audit": 10}
 COLD_PHASES = 7
 
 
@@ -52,11 +52,18 @@ def _cpu_floor(options: argparse.Namespace, run: Run, _: Sequence[Figure]) -> tu
     return cpu_floor.measure(run, options.quick)
 
 
+def _audit(options: argparse.Namespace, run: Run, _: Sequence[Figure]) -> tuple[list[Figure], dict[str, str]]:
+    lab = Lab()
+    run.note("the lab machine is audited, and its guard is away for some seconds at a time")
+    return audit.measure(lab, options.quick), lab.versions()
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace, Run, Sequence[Figure]], tuple[list[Figure], dict[str, str]]]] = {
     "converge": _converge,
     "gateway": _gateway,
     "failover": _failover,
     "cpu_floor": _cpu_floor,
+    "audit": _audit,
 }
 
 

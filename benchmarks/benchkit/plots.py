@@ -86,6 +86,18 @@ def converge_bars(figures: Sequence[Figure]) -> tuple[list[tuple[str, Figure]], 
     return whole, [(figure.case.removeprefix("no change, "), figure) for figure in inner]
 
 
+def audit_bars(figures: Sequence[Figure]) -> tuple[list[tuple[str, Figure]], list[tuple[str, Figure]]]:
+    """(label, figure) of the median latencies with and without each guard, and of what each adds at the tail."""
+    times = [figure for figure in figures if figure.unit == "ms"]
+    medians = [figure for figure in times if re.match(r"p50\b", figure.metric)]
+    added = [figure for figure in times if figure.metric.startswith("added p")]
+
+    def label(figure: Figure) -> str:
+        return f"{figure.case}\n{figure.metric}"
+
+    return [(label(figure), figure) for figure in medians], [(label(figure), figure) for figure in added]
+
+
 # --- drawing ---------------------------------------------------------------------------------------------------------
 # The drawing library has no complete types, so its objects are Any here.
 
@@ -218,11 +230,27 @@ def draw_cpu_floor(plt: Any, figures: Sequence[Figure]) -> Any:
     return canvas
 
 
+def draw_audit(plt: Any, figures: Sequence[Figure]) -> Any:
+    """What a request takes with and without the guards, and what they add."""
+    medians, added = audit_bars(figures)
+    canvas, (left, right) = plt.subplots(1, 2, figsize=(11, 6))
+    _bars(left, medians, "#1f5f8b")
+    left.set_title("Medians")
+    left.set_xlabel("milliseconds")
+    _bars(right, added, "#8fb3c9")
+    right.set_title("Added")
+    right.set_xlabel("milliseconds")
+    for panel in (left, right):
+        panel.tick_params(axis="y", labelsize=6.5)
+    return canvas
+
+
 DRAWINGS: dict[str, Callable[[Any, Sequence[Figure]], Any]] = {
     "converge": draw_converge,
     "gateway": draw_gateway,
     "failover": draw_failover,
     "cpu_floor": draw_cpu_floor,
+    "audit": draw_audit,
 }
 
 

@@ -46,8 +46,9 @@ def prepare(run: Run, this: host.Host) -> tuple[str, str]:
         found = engine.address()
         if not (found and scenario.running(run, {"DOCKER_HOST": found})):
             networks = settings["lab_networks"].items()
-            wanted = {f"{name} {v}": cidr for name, pair in networks for v, cidr in pair.items()}
+            wanted = {f"{name} {v}": pair[v] for name, pair in networks for v in ("v4", "v6")}
             ours = [] if found is None else _our_routes(run, found)
+            host.remove_left_bridges(run, [pair["bridge"] for _, pair in networks if pair["v4"] not in ours])
             taken = [*host.taken_networks(run), *host.addresses_of(this.mirror)]
             host.refuse_overlap(wanted, [net for net in taken if str(net) not in ours])
         docker = engine.start(run)

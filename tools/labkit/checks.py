@@ -75,6 +75,7 @@ def typed(tools: Path, tree: source.Copy) -> list[Check]:
         "admission": (tree.path / "roles/admission/files", ["-p", "admission"]),
         "gateway": (tree.path / "roles/gateway/files/mushishi_gateway", ["."]),
         "prober": (tree.path / "roles/gateway/files", ["-p", "prober"]),
+        "guard": (tree.path / "roles/guard/files", ["."]),
         "labkit": (tree.path / "tools", ["-p", "labkit"]),
         "standins": (tree.path / "molecule", ["-p", "standins"]),
         "benchkit": (tree.path / "benchmarks", ["-p", "benchkit"]),

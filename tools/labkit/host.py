@@ -7,6 +7,7 @@ import ipaddress
 import json
 import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -88,3 +89,21 @@ def refuse_overlap(wanted: dict[str, str], taken: list[Network]) -> None:
                     f"The lab's network {name} ({cidr}) overlaps {other}, which this machine uses. A bridge there would"
                     " cut this machine off. Change it in molecule/lab/vars.yml (and the addresses in inventory/lab)."
                 )
+
+
+def remove_left_bridges(run: Run, names: Sequence[str], sysfs: Path = Path("/sys/class/net")) -> None:
+    """Delete the lab's own bridges that nobody uses: a Docker engine that is killed leaves its bridges behind.
+
+    ``names``: bridges of networks that no running engine knows. Raises :class:`Failed` for one that is in use.
+    """
+    for name in names:
+        if not (sysfs / name / "bridge").is_dir():
+            continue
+        members = sorted(member.name for member in (sysfs / name / "brif").iterdir())
+        if members:
+            raise Failed(
+                f"The bridge {name} carries {len(members)} machines of another lab, run by no Docker engine in sight"
+                f" ({', '.join(members)}). Take it down from its own folder first: tools/lab down"
+            )
+        run.note(f"removing the bridge {name}, which a killed Docker engine has left behind")
+        run.command(["ip", "link", "delete", name, "type", "bridge"], why="Removing a bridge that was left behind")

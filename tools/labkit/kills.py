@@ -31,6 +31,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -192,15 +193,41 @@ def _start(run: Run, env: dict[str, str]) -> tuple[subprocess.Popen[str], IO[str
     return process, process.stdout
 
 
+@contextlib.contextmanager
+def deadline(process: subprocess.Popen[str], seconds: float = RUN_SECONDS) -> Iterator[threading.Event]:
+    """Kill a run that is not over after ``seconds``, silent or not. The event tells that it came to that."""
+    passed = threading.Event()
+
+    def end() -> None:
+        passed.set()
+        kill_tree(process)
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield passed
+    finally:
+        timer.cancel()
+        timer.join()
+
+
 def converge(run: Run, env: dict[str, str]) -> tuple[int, list[tuple[float, str]]]:
-    """One whole run of site.yml: its exit status, and its lines with the second at which each came."""
+    """One whole run of site.yml: its exit status, and its lines with the second at which each came.
+
+    Raises:
+        Failed: it hangs.
+    """
     process, output = _start(run, env)
     begun = time.monotonic()
     lines = []
-    for line in output:
-        run.log.write(line)
-        lines.append((time.monotonic() - begun, line))
-    return process.wait(), lines
+    with deadline(process) as passed:
+        for line in output:
+            run.log.write(line)
+            lines.append((time.monotonic() - begun, line))
+        status = process.wait()
+    if passed.is_set():
+        raise Failed(f"A run of site.yml hangs; its last line: {lines[-1][1].strip() if lines else '(none)'}")
+    return status, lines
 
 
 def descendants(pid: int, proc: Path = Path("/proc")) -> list[int]:
@@ -219,39 +246,46 @@ def descendants(pid: int, proc: Path = Path("/proc")) -> list[int]:
     return found
 
 
+def kill_tree(process: subprocess.Popen[str]) -> None:
+    """SIGKILL for a process and all below it. It is stopped first, so that no child comes while they are counted."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGSTOP)
+        for pid in [*descendants(process.pid), process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for a run on the controller. It is stopped first, so that no child comes while they are counted."""
-    os.kill(process.pid, signal.SIGSTOP)
-    for pid in [*descendants(process.pid), process.pid]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    """SIGKILL for a run on the controller, and its end awaited."""
+    kill_tree(process)
     process.wait()
     if process.stdout is not None:
         process.stdout.close()
 
 
-def killed_converge(run: Run, env: dict[str, str], moment: Moment) -> str:
-    """A run of site.yml, killed at its moment. Returns where it was, the empty string when it had ended before.
+def killed_converge(run: Run, env: dict[str, str], moment: Moment) -> tuple[str, int]:
+    """A run of site.yml, killed at its moment. Returns where it was, empty when it had ended before, and its changes.
 
     Raises:
         Failed: it hangs before its moment, or the machine cannot be reached.
     """
     process, output = _start(run, env)
-    number, last = -1, "(no task)"
-    begun = time.monotonic()
-    for line in output:
-        run.log.write(line)
-        if match := HEAD.match(line):
-            number, last = number + 1, match.group("name")
-            if number >= moment.task.number:
-                break
-        if time.monotonic() - begun > RUN_SECONDS:
-            kill(process)
-            raise Failed(f"The run that was to be killed hangs at {last}.")
+    number, last, changes = -1, "(no task)", 0
+    with deadline(process) as passed:
+        for line in output:
+            run.log.write(line)
+            changes += line.startswith("changed:")
+            if match := HEAD.match(line):
+                number, last = number + 1, match.group("name")
+                if number >= moment.task.number:
+                    break
+    if passed.is_set():
+        process.wait()
+        raise Failed(f"The run that was to be killed hangs at {last}.")
     # The moment is a drawn time, not a wait for something.
     time.sleep(min(moment.after, RUN_SECONDS))
     if process.poll() is not None:
-        return ""
+        return "", changes
     kill(process)
     gone = "the controller alone"
     if moment.machine_too:
@@ -265,7 +299,7 @@ def killed_converge(run: Run, env: dict[str, str], moment: Moment) -> str:
         if done.returncode != 0:
             raise Failed(f"The processes in the machine could not be killed: {done.stderr.strip()[-300:]}")
         gone = f"the controller and {done.stdout.strip()} processes in the machine"
-    return f"{last}: killed {gone}"
+    return f"{last}: killed {gone}", changes
 
 
 def take_away(run: Run, env: dict[str, str], parts: Sequence[str]) -> None:
@@ -290,7 +324,7 @@ def one_round(run: Run, env: dict[str, str], dice: random.Random, tasks: Sequenc
                 run.note(f"taken away: {', '.join(parts) or 'nothing, the machine was never built'}")
                 take_away(run, env, parts)
                 run.note(f"to be killed {moment.after:.1f} s into task {moment.task.number + 1} of {len(tasks)}")
-                where = killed_converge(run, env, moment)
+                where, changes = killed_converge(run, env, moment)
                 if where:
                     break
             else:
@@ -299,6 +333,8 @@ def one_round(run: Run, env: dict[str, str], dice: random.Random, tasks: Sequenc
             status, lines = converge(run, env)
             if status != 0:
                 raise Failed("the run after the kill did not converge: " + _failure(lines))
+            if not changes + sum(line.startswith("changed:") for _, line in lines):
+                raise Failed("nothing had to be mended, so nothing was taken away and the kill proves nothing")
             wishes = json.dumps({"verify_include_cloud": True})
             scenario.playbook(run, "verify", env, "Asking every profile", ["--extra-vars", wishes])
     except Failed as error:

@@ -21,6 +21,8 @@ SLOW_SECONDS = 12 if os.environ.get("MUSHISHI_EPOCHS") == "gate" else 60
 SLOW_WORD = "SLOW-PROMPT"
 CPU_UNIT = "mushishi-sovereign-llama-nemotron.service"
 PROBER = "mushishi-sovereign-prober.service"
+#: Sovereign units write to a journal of their own (P8).
+PLANE = "--namespace=sovereign"
 #: Generous: a loaded machine. The figures are in benchmarks/.
 SOON, AT_ONCE = 8.0, 4.0
 
@@ -48,12 +50,12 @@ class Journal:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        shown = lab.hub.run("journalctl", "--no-pager", "--lines=1", "--show-cursor", "--output=cat")
+        shown = lab.hub.run("journalctl", PLANE, "--no-pager", "--lines=1", "--show-cursor", "--output=cat")
         self._cursor = shown.rpartition("-- cursor: ")[2].strip()
 
     def lines(self) -> list[str]:
         """Its lines so far."""
-        given = ("--no-pager", "--output=cat", f"--after-cursor={self._cursor}", f"--unit={PROBER}")
+        given = (PLANE, "--no-pager", "--output=cat", f"--after-cursor={self._cursor}", f"--unit={PROBER}")
         return self._lab.hub.run("journalctl", *given).splitlines()
 
     def of(self, engine: str) -> list[str]:
@@ -299,6 +301,6 @@ def test_nothing_that_was_asked_is_written_down(lab: Lab) -> None:
         lab.ask("private", word)
         lab.ask("private", word, stream=True)
     units = [f"--unit={unit}" for unit in (PROBER, "mushishi-sovereign-door.service")]
-    said = lab.hub.run("journalctl", "--no-pager", "--output=cat", *units)
+    said = lab.hub.run("journalctl", PLANE, "--no-pager", "--output=cat", *units)
     assert "now hung" in said, "control: they do write"
     assert word not in said

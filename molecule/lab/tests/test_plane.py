@@ -121,7 +121,7 @@ def test_an_engine_cannot_ask_the_services_of_the_plane(lab: Lab) -> None:
     """It answers, it never asks: admission, the gateway and the CPU floor refuse a container."""
     targets = [
         {"name": str(port), "proto": "tcp", "address": "10.88.0.2", "port": port, "timeout": 3}
-        for port in (4001, 4011, 4021, 4022, 4023, 8001, 8002)
+        for port in SERVICE_PORTS
     ]
     program = (STANDINS / "probe.py").read_text()
     out = lab.hub.run(
@@ -140,11 +140,13 @@ def test_names_resolve_nowhere_in_the_plane(lab: Lab) -> None:
     assert control["system resolver"]["outcome"] == "resolved", "control: the host itself resolves the name"
 
 
+#: Every port of the plane's services, today's and those that others have there, and ssh.
+SERVICE_PORTS = (22, 4001, 4011, 4021, 4022, 4023, 6006, 8000, 8001, 8002, 8188)
 #: Whatever anybody could want of the sovereign LAN.
 ON_THE_PLANE = [
     {"name": f"{address}:{port}", "proto": "tcp", "address": address, "port": port, "timeout": 3}
     for address in ("10.88.0.2", "10.88.0.10", "10.88.0.11", "10.88.0.12")
-    for port in (22, 4001, 4011, 4021, 4022, 4023, 6006, 8000, 8001, 8002, 8188)
+    for port in SERVICE_PORTS
 ]
 #: Who on the host may open what of it (P2), and not one port more. Who is not named opens nothing.
 DOOR_USERS: dict[str, set[str]] = {
@@ -176,7 +178,7 @@ PLANE_USERS: dict[str, set[str]] = {
 def test_inside_the_plane_each_opens_its_own_ports_alone(lab: Lab, user: str) -> None:
     loopback = [
         {"name": f"127.0.0.1:{port}", "proto": "tcp", "address": "127.0.0.1", "port": port, "timeout": 3}
-        for port in (4001, 4011, 4021, 4022, 4023, 8001)
+        for port in SERVICE_PORTS
     ]
     results = lab.probe([*ON_THE_PLANE, *loopback], as_user(user, plane=True))
     assert len(results) == len(ON_THE_PLANE) + len(loopback)

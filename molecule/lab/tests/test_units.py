@@ -27,7 +27,7 @@ LAB_KEYS: tuple[str, ...] = tuple(
     yaml.safe_load((ROOT / "inventory/lab/group_vars/all/lab.yml").read_text())["gateway_cloud_keys"].values()
 )
 #: What makes the plane and the guard themselves: no service with a user of its own.
-FOUNDATIONS = {"mushishi-guard", "mushishi-plane"}
+FOUNDATIONS = {"mushishi-guard", "mushishi-plane", "mushishi-egress", "mushishi-evidence"}
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,9 @@ def test_sovereign_unit(lab: Lab, host: testinfra.host.Host, unit: str) -> None:
     assert host.check_output("stat -Lc %%i /proc/%s/ns/net", pid) == plane
     assert "mushishi-plane.service" in host.check_output("systemctl show -P BindsTo %s", f"{unit}.service").split()
     assert host.check_output("systemctl show -P RestrictAddressFamilies %s", f"{unit}.service") == "AF_INET"
+    assert host.check_output("systemctl show -P Slice %s", f"{unit}.service") == "sovereign.slice"
+    assert host.check_output("systemctl show -P LogNamespace %s", f"{unit}.service") == "sovereign"
+    assert "0.0.0.0/0" in host.check_output("systemctl show -P IPAddressDeny %s", f"{unit}.service").split()
     environment = lab.hub.run("sh", "-c", f"tr '\\0' '\\n' < /proc/{pid}/environ; tr '\\0' ' ' < /proc/{pid}/cmdline")
     assert not any(key in environment for key in LAB_KEYS), "a cloud key on the sovereign plane"
     for path in ("/etc/mushishi/secrets/cloud", "/run/docker.sock", "/run/dbus/system_bus_socket"):
@@ -113,7 +116,7 @@ def test_no_key_outside_its_place(lab: Lab) -> None:
             "-c",
             "grep -rlFf /root/patterns --exclude-dir=secrets "
             "/etc /opt/mushishi /var/log /var/lib/mushishi-* 2>/dev/null; "
-            "journalctl --no-pager -o cat | grep -cFf /root/patterns; "
+            "journalctl --namespace=* --no-pager -o cat | grep -cFf /root/patterns; "
             "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f 2>/dev/null | grep -Ff /root/patterns; done",
             check=False,
         )
@@ -152,6 +155,7 @@ def test_engine_containers_have_nothing_to_spare(lab: Lab) -> None:
     assert host_config["CapDrop"] == ["ALL"] and not host_config["CapAdd"]
     assert not host_config["Privileged"] and host_config["ReadonlyRootfs"]
     assert host_config["IpcMode"] != "host" and host_config["NetworkMode"] != "host" and not host_config["PidMode"]
+    assert host_config["CgroupParent"] == "sovereign-engines.slice"
     assert list(shown["NetworkSettings"]["Networks"]) == ["sovereign"]
     assert not any("docker.sock" in mount["Source"] for mount in shown["Mounts"])
     assert "no-new-privileges" in " ".join(host_config["SecurityOpt"])

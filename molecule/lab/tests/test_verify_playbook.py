@@ -16,7 +16,7 @@ WISHES = {"verify_include_cloud": True}
 def rows(table: str) -> dict[str, tuple[str, bool]]:
     """Profile → who answered, and whether that was right, from the table's lines."""
     found = {}
-    for line in table.splitlines()[2:]:
+    for line in table.partition("\n\n")[0].splitlines()[2:]:
         columns = re.split(r"\s{2,}", line.strip())
         found[columns[0]] = (columns[4], columns[-1] == "yes")
     return found
@@ -39,6 +39,7 @@ def test_verify_follows_the_mode(raw_lab: Lab, tmp_path: Path, mode: str, answer
         assert done.returncode == 0, done.stdout[-3000:]
         seen = rows(table.read_text())
         assert set(seen) == set(raw_lab.policy["profiles"])
+        assert re.search(r"^sovereign egress: 0 packets since 20\d\d-\S+Z$", table.read_text(), re.MULTILINE)
         assert all(right for _, right in seen.values()), table.read_text()
         assert {name: seen[name][0] for name in answered} == answered
         if mode != "forensic":

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The audit: attacks on the guarantee, what they found, and the report of it. Standard library alone, relative imports alone:
+"""The audit: attacks on the guarantee, what they found, and the report of it.
 
-the modules ship this package to a machine, and the role ``audit`` installs it there as the package ``audit``.
+Standard library alone, relative imports alone: modules ship this package to a machine, and the role ``audit`` installs
+it there as the package ``audit``.
 """
+
+from __future__ import annotations

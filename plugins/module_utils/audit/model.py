@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Optional
+from typing import Any
 
 #: What was looked at. ``control`` rows are the planted holes: there ``leaked`` is the wanted outcome.
 KINDS = ("static", "attack", "request", "pull", "files", "logs", "capture", "control")
-#: ``refused``: tried, and stopped. ``holds``: read back, and as it must be. ``leaked``: tried, and it got through, or read
-#: back and open. ``not tested``: says why in ``detail``.
+#: ``refused``: tried, and stopped. ``holds``: read back, and as it must be. ``leaked``: tried, and it got through, or
+#: read back and open. ``not tested``: says why in ``detail``.
 OUTCOMES = ("refused", "holds", "leaked", "not tested")
 GREEN, RED, INVALID = "green", "red", "invalid"
 
@@ -20,8 +20,9 @@ GREEN, RED, INVALID = "green", "red", "invalid"
 class Row:
     """One path or setting that was tried.
 
-    ``rule``: P1 to P10, or empty. ``source``: who tried, or what was read (``unit mushishi-sovereign-gateway``). ``path``:
-    the way (``→ internet v4 198.51.100.53 tcp 443``). ``ms``: time to the outcome. ``detail``: errno, value found, reason.
+    ``rule``: P1 to P10, or empty. ``source``: who tried, or what was read (``unit mushishi-sovereign-gateway``).
+    ``path``: the way (``→ internet v4 198.51.100.53 tcp 443``). ``ms``: time to the outcome. ``detail``: errno, value
+    found, reason.
     """
 
     kind: str
@@ -29,7 +30,7 @@ class Row:
     source: str
     path: str
     outcome: str
-    ms: Optional[float] = None
+    ms: float | None = None
     detail: str = ""
 
     def __post_init__(self) -> None:
@@ -42,7 +43,7 @@ class Row:
 
 
 def verdict(rows: Iterable[Row]) -> str:
-    """``red`` when anything leaked; ``invalid`` when nothing was tried, or no planted hole was found, or one was not."""
+    """``red`` when anything leaked; ``invalid`` when nothing was tried, or a planted hole was missed, or none was."""
     found = list(rows)
     tried = [row for row in found if row.kind != "control"]
     if any(row.outcome == "leaked" for row in tried):

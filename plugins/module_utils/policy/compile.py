@@ -19,8 +19,19 @@ HYBRID_GATEWAY_UNIT = "mushishi-hybrid-gateway"
 HYBRID_GATEWAY_USER = "mushishi-hybrid-gateway"
 INGRESS_USER = "mushishi-ingress-sovereign"
 
-#: The routes a client may reach. The same two on both planes, matched exactly.
-CLIENT_ROUTES = (("POST", "/v1/chat/completions"), ("GET", "/v1/models"))
+#: The routes a client may reach, matched exactly. Admission speaks more of them than the hybrid gateway, and makes a
+#: chat completion of each: both gateways have the same two.
+CLIENT_ROUTES = {
+    Plane.SOVEREIGN: (
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/embeddings"),
+        ("POST", "/v1/responses"),
+        ("POST", "/v1/messages"),
+        ("GET", "/v1/models"),
+    ),
+    Plane.HYBRID: (("POST", "/v1/chat/completions"), ("GET", "/v1/models")),
+}
 
 #: What a profile gets when no link of its chain answers: on the sovereign plane admission's own errors, on the hybrid
 #: one the status LiteLLM gives when the last link of a chain has failed (measured: 500).
@@ -61,7 +72,7 @@ def admission_rules(policy: Policy) -> Row:
 
 def ingress_routes(plane: Plane) -> list[dict[str, str]]:
     """``[{method, path}]``: what the ingress of a plane passes on, everything else is refused."""
-    return [{"method": method, "path": path} for method, path in CLIENT_ROUTES if plane in Plane]
+    return [{"method": method, "path": path} for method, path in CLIENT_ROUTES[plane]]
 
 
 def door_routes(policy: Policy) -> list[Row]:

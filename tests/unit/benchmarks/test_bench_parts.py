@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 import yaml
-from benchkit import converge, cpu_floor, environment, failover, gateway, gguf, lab, say
+from benchkit import audit, converge, cpu_floor, environment, failover, gateway, gguf, lab, plots, say
 from benchkit.converge import Playback, Task
 from benchkit.cpu_floor import Bandwidth, Model
 from benchkit.failover import Case, Found
@@ -242,3 +242,28 @@ def test_time_left_follows_the_speed_seen() -> None:
     assert progress.left(10.0, 5.0) == "about 1:35 left"
     assert progress.left(60.0, 50.0) == "about 1:00 left"
     assert progress.left(300.0, 100.0) == "about 0:00 left"
+
+
+# --- audit
+
+
+def test_a_refused_question_differs_in_one_field() -> None:
+    good, refused = (json.loads(kind(3, stream=False).body("private")) for kind in (audit.Question, audit.Refused))
+    assert set(refused) - set(good) == {"api_base"} and {name: refused[name] for name in good} == good
+
+
+def test_every_answer_must_be_what_was_asked_for() -> None:
+    assert audit.good([sample(0.2), sample(0.4)]) == [0.2, 0.4]
+    assert audit.good([sample(0.1, 400)], status=400) == [0.1]
+    for wrong in ([sample(0.2), sample(0.4, 503)], [], [sample(0.1, 200)]):
+        with pytest.raises(Failed):
+            audit.good(wrong, status=400 if wrong and len(wrong) == 1 else 200)
+
+
+def test_the_guards_are_drawn_from_the_file() -> None:
+    made = audit.figures("guard, 1 at once", "pN at the gateway, with", [0.01] * 20)
+    made += audit.figures("guard, 1 at once", "added pN at the gateway", [0.001] * 20)
+    medians, added = plots.audit_bars(made)
+    assert [figure.metric for _, figure in medians] == ["p50 at the gateway, with"]
+    assert [figure.metric for _, figure in added] == [f"added p{n} at the gateway" for n in (50, 95, 99)]
+    assert {figure.estimate.value for _, figure in added} == {1.0}

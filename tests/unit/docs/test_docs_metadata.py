@@ -20,6 +20,7 @@ BUNDLED = {
 #: What an installed collection is made of. Everything else in the repository must be ignored by the build.
 SHIPPED = {
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "LESSONS.md",
     "LICENSE",
     "README.md",

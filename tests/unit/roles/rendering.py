@@ -59,7 +59,13 @@ INSTANCE = {"name": "coder", "port": 8002, "alias": "coder-cpu", "model": {"path
 
 #: Settings beyond the two inventories: the ends of what each role accepts.
 EDGES: dict[str, dict[str, Values]] = {
-    "admission": {"other numbers": {"admission_memory_max": "64M"}},
+    "audit": {},
+    "admission": {
+        "other numbers, a media folder": {
+            "admission_memory_max": "64M",
+            "admission_media_dirs": {"private": "/srv/media/private", "client": "/srv/media/client"},
+        },
+    },
     "base": {"another root": {"base_data_root": "/srv/with space"}},
     "docker_engine": {},
     "gateway": {
@@ -72,6 +78,11 @@ EDGES: dict[str, dict[str, Values]] = {
             "guard_plane_clients": [
                 {"user": "mushishi-x", "address": "10.88.0.2", "port": 1, "comment": "x"},
             ],
+        },
+        "no host, a user of another name": {
+            "guard_egress": {},
+            "guard_hybrid_users": ["mushishi-ingress-hybrid"],
+            "guard_sovereign_users": ["somebody"],
         },
         "another bridge": {"guard_bridge": "br-other", "guard_ingress_interface": "wg-home"},
     },
@@ -133,6 +144,9 @@ ROWS = (
         also=(("__base_prefix", "item"),),
     ),
     Row("base", "systemd/20-plane.conf.j2", f"{UNITS}/mushishi-sovereign-.service.d/20-plane.conf"),
+    Row("base", "systemd/journald@sovereign.conf.j2", "/etc/systemd/journald@sovereign.conf"),
+    Row("base", "systemd/sovereign-engines.slice.j2", f"{UNITS}/sovereign-engines.slice"),
+    Row("base", "systemd/sovereign.slice.j2", f"{UNITS}/sovereign.slice"),
     Row("docker_engine", "10-guard.conf.j2", f"{UNITS}/docker.service.d/10-guard.conf"),
     Row("gateway", "haproxy.cfg.j2", "/etc/mushishi/gateway/haproxy.cfg"),
     Row("gateway", "litellm.yaml.j2", "/etc/mushishi/gateway/{{ item.plane }}.yaml", each="__gateway_configs"),
@@ -141,7 +155,12 @@ ROWS = (
     Row("gateway", "mushishi-sovereign-gateway.service.j2", f"{UNITS}/mushishi-sovereign-gateway.service"),
     Row("gateway", "mushishi-sovereign-prober.service.j2", f"{UNITS}/mushishi-sovereign-prober.service"),
     Row("gateway", "prober.json.j2", "/etc/mushishi/gateway/prober.json"),
+    Row("guard", "egress.json.j2", "/etc/mushishi/guard/egress.json"),
     Row("guard", "host.nft.j2", "/etc/mushishi/guard/host.nft"),
+    Row("guard", "mushishi-egress.service.j2", f"{UNITS}/mushishi-egress.service"),
+    Row("guard", "mushishi-egress.timer.j2", f"{UNITS}/mushishi-egress.timer"),
+    Row("guard", "mushishi-evidence.service.j2", f"{UNITS}/mushishi-evidence.service"),
+    Row("guard", "mushishi-evidence.timer.j2", f"{UNITS}/mushishi-evidence.timer"),
     Row("guard", "mushishi-guard.service.j2", f"{UNITS}/mushishi-guard.service"),
     Row("guard", "plane.nft.j2", "/etc/mushishi/guard/plane.nft"),
     Row("ingress", "20-late-address.conf.j2", f"{UNITS}/mushishi-ingress-.service.d/20-late-address.conf"),

@@ -44,6 +44,11 @@ def always_run(items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield from always_run(item.get("block") or [])
 
 
+def played(items: list[dict[str, Any]]) -> set[str]:
+    """Every tag of a play's tasks."""
+    return {tag for task in tasks_of(items) for tag in task.get("tags", [])}
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     tasks: list[dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8")) or []
     return tasks
@@ -117,3 +122,13 @@ def test_site_runs_every_preflight_before_it_leaves_them_out() -> None:
         if "ansible.builtin.import_role" in task
     ]
     assert set(asked) == set(built) == set(WITH_PREFLIGHT)
+
+
+def test_no_tag_of_site_goes_around_the_lock() -> None:
+    """Whoever leaves `always` out with a tag alone must meet the assert about validation and lock."""
+    build = read(ROLES.parent / "playbooks/site.yml")[-1]["tasks"]
+    (guard,) = [task for task in build if task["name"] == "The settings were checked and the lock was taken"]
+    tags = played(build) - {"always"}
+    assert "gateway" in tags and set(guard["tags"]) == tags
+    listed = re.search(r"Tags run a\s+part alone: `([^`]+)`", (ROLES.parent / "README.md").read_text(encoding="utf-8"))
+    assert listed and set(listed[1].split()) == tags, "README's list"

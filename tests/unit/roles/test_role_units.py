@@ -22,6 +22,7 @@ MOST_EXPOSED = 25
 #: Units without the shared hardening: (limit, why). They make the walls that the others live behind, as root.
 LESS_SHUT = {
     "mushishi-guard.service": (70, "loads the packet filter: CAP_NET_ADMIN in the host's own namespace"),
+    "mushishi-evidence.service": (60, "reads and mends the rules of both namespaces: CAP_NET_ADMIN, CAP_SYS_ADMIN"),
     "mushishi-plane.service": (96, "makes bridges and network namespaces: mounts, sysctl, root"),
 }
 #: Settings that the judging systemd may not know: {setting: why it is needed}. None so far.

@@ -23,6 +23,11 @@ def silenced_by_the_guard() -> set[str]:
     return set(yaml.safe_load((ROLES / "guard/defaults/main.yml").read_text())["guard_sovereign_users"])
 
 
+def limited_by_the_guard() -> set[str]:
+    """Names of the users that open nothing outside but what the policy names (P10)."""
+    return set(yaml.safe_load((ROLES / "guard/defaults/main.yml").read_text())["guard_hybrid_users"])
+
+
 def users_of_units() -> dict[str, str]:
     """Unit template to the user it runs as, for templates with a fixed user."""
     found = {}
@@ -37,6 +42,12 @@ def test_every_sovereign_user_is_silenced() -> None:
     """No more and no fewer: a service that is added to base and forgotten in the guard could send from the host."""
     sovereign = {user for user in made_by_base() if user.startswith("mushishi-sovereign-")}
     assert sovereign and sovereign == silenced_by_the_guard()
+
+
+def test_every_other_user_is_limited() -> None:
+    """A hybrid service that is forgotten in the guard could open anything."""
+    others = {user for user in made_by_base() if not user.startswith("mushishi-sovereign-")}
+    assert others and others == limited_by_the_guard()
 
 
 def test_there_are_units_to_look_at() -> None:

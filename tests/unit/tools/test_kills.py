@@ -78,6 +78,17 @@ def test_children_in_their_own_sessions_are_found_and_killed() -> None:
         time.sleep(0.05)
 
 
+def test_a_run_that_hangs_in_silence_has_an_end() -> None:
+    for seconds, hangs in ((60.0, False), (0.2, True)):
+        code = "import time; time.sleep(60)" if hangs else "pass"
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        with kills.deadline(process, seconds) as passed:
+            assert list(process.stdout) == []
+            status = process.wait()
+        assert (passed.is_set(), status == 0) == (hangs, not hangs)
+
+
 def test_the_program_that_kills_in_the_machine_compiles() -> None:
     compile(kills.REAPER, "reaper", "exec")
 

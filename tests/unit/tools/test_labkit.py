@@ -6,8 +6,10 @@ from __future__ import annotations
 import ipaddress
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -69,6 +71,43 @@ def test_a_network_in_use_is_refused(taken: str, refused: bool) -> None:
             host.refuse_overlap({"internet v4": "203.0.113.0/24"}, networks)
     else:
         host.refuse_overlap({"internet v4": "203.0.113.0/24"}, networks)
+
+
+class Commands(say.Run):
+    """A run that notes what it would do, and does nothing."""
+
+    def __init__(self) -> None:
+        self.done: list[list[str]] = []
+
+    def note(self, text: str) -> None:
+        pass
+
+    def command(self, argv: Any, **_words: Any) -> None:
+        self.done.append([str(word) for word in argv])
+
+
+def test_a_bridge_that_a_killed_engine_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "mushishi-lan/bridge").mkdir(parents=True)
+    (tmp_path / "mushishi-lan/brif").mkdir()
+    (tmp_path / "mushishi-inet").mkdir()
+    run = Commands()
+    host.remove_left_bridges(run, ["mushishi-lan", "mushishi-inet", "mushishi-tailn"], tmp_path)
+    assert run.done == [["ip", "link", "delete", "mushishi-lan", "type", "bridge"]], "what is no bridge is left alone"
+
+
+def test_a_bridge_in_use_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mushishi-lan/bridge").mkdir(parents=True)
+    (tmp_path / "mushishi-lan/brif/veth1").mkdir(parents=True)
+    run = Commands()
+    with pytest.raises(say.Failed, match=r"mushishi-lan carries 1 .*veth1.*tools/lab down"):
+        host.remove_left_bridges(run, ["mushishi-lan"], tmp_path)
+    assert run.done == []
+
+
+def test_the_bridges_of_the_lab_have_names_that_linux_takes() -> None:
+    networks = yaml.safe_load((ROOT / "molecule/lab/vars.yml").read_text())["lab_networks"]
+    names = [network["bridge"] for network in networks.values()]
+    assert len(set(names)) == len(names) and all(name.startswith("mushishi-") and len(name) <= 15 for name in names)
 
 
 def test_every_role_with_packages_is_in_the_depot() -> None:

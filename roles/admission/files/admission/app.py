@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ASGI application: an exact table of routes, and the way of one completion through the checks to the gateway."""
+"""The ASGI application: an exact table of routes, and the way of one request through the checks to the gateway."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 
 from admission import outcome, schema, sse, strictjson, upstream
+from admission.answer import Voice
 from admission.config import Config, Rule
 from admission.errors import ClientGoneError, Refusal, bad_field
 from admission.exchange import Exchange, Receive, Scope, Send
 from admission.keys import KeyRing, authenticate, cache_salt
 from admission.log import Log
-
-ROUTES: dict[bytes, str] = {
-    b"/healthz": "GET",
-    b"/v1/models": "GET",
-    b"/v1/chat/completions": "POST",
-}
-"""Path, compared byte by byte with what the client wrote, and its one method. The query string is never looked at."""
+from admission.media import Shelf
+from admission.routes import ROUTES, Read, Route
+from admission.translate_messages import error_payload
 
 _CLIENT_GONE = 499
 
@@ -57,6 +55,7 @@ class Call:
     rule: Rule
     stream: bool
     body: bytes
+    voice: Voice
 
 
 class Admission:
@@ -88,15 +87,15 @@ class Admission:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, exchange: Exchange) -> None:
-        known = exchange.path in ROUTES
-        route = f"{ROUTES[exchange.path]} {exchange.path.decode()}" if known else "-"
-        trace = Trace(secrets.token_hex(8), route, time.monotonic())
+        route = ROUTES.get(exchange.path)
+        name = f"{route.method} {exchange.path.decode()}" if route else "-"
+        trace = Trace(secrets.token_hex(8), name, time.monotonic())
         try:
             try:
-                await self._route(exchange, trace)
+                await self._route(exchange, trace, route)
             except Refusal as refusal:
                 trace.code, trace.reason, trace.backend = refusal.code, refusal.reason, None
-                await exchange.refuse(refusal, _about(trace))
+                await self._refuse(exchange, refusal, trace, route)
         except ClientGoneError:
             trace.code = "client_gone"
         except Exception as error:  # noqa: BLE001 - the last line of defence: a fault is logged and answered
@@ -104,9 +103,15 @@ class Admission:
             trace.code = "internal_error"
             if exchange.status is None:
                 fault = Refusal(500, "internal_error", "A fault inside admission; see its log", type="server_error")
-                await exchange.refuse(fault, _about(trace))
+                await self._refuse(exchange, fault, trace, route)
         finally:
             self._report(exchange, trace)
+
+    async def _refuse(self, exchange: Exchange, refusal: Refusal, trace: Trace, route: Route | None) -> None:
+        if route and refusal.code == outcome.TOO_LONG:
+            refusal.param = route.long
+        payload = error_payload(refusal, trace.id) if route and route.anthropic else refusal.payload()
+        await exchange.refuse(refusal, payload, _about(trace))
 
     def _report(self, exchange: Exchange, trace: Trace) -> None:
         self._log.event(
@@ -124,21 +129,21 @@ class Admission:
             bytes_out=exchange.bytes_out,
         )
 
-    async def _route(self, exchange: Exchange, trace: Trace) -> None:
-        method = ROUTES.get(exchange.path)
-        if method is None:
+    async def _route(self, exchange: Exchange, trace: Trace, route: Route | None) -> None:
+        if route is None:
             raise Refusal(404, "unknown_route", "There is no such route here")
-        if exchange.method != method:
-            raise Refusal(405, "method_not_allowed", f"This route takes {method} only", headers={"allow": method})
+        if exchange.method != route.method:
+            allow = {"allow": route.method}
+            raise Refusal(405, "method_not_allowed", f"This route takes {route.method} only", headers=allow)
         if exchange.path == b"/healthz":
             await exchange.answer_json({"status": "answering"}, {})
             return
-        profile = trace.profile = authenticate(exchange.headers, self._keys)
-        if exchange.path == b"/v1/models":
+        profile = trace.profile = authenticate(exchange.headers, self._keys, own_header=route.anthropic)
+        if route.read is None:
             await exchange.answer_json(models_of(profile), _about(trace))
             return
         with self._slot(profile):
-            call = await self._admit(exchange, profile)
+            call = await self._admit(exchange, profile, route.read)
             await self._unless_gone(exchange, trace, call)
 
     @contextmanager
@@ -158,7 +163,7 @@ class Admission:
         finally:
             self._busy[profile] -= 1
 
-    async def _admit(self, exchange: Exchange, profile: str) -> Call:
+    async def _admit(self, exchange: Exchange, profile: str, read: Read) -> Call:
         limits = self._config.limits
         raw = await exchange.body()
         try:
@@ -167,10 +172,15 @@ class Admission:
             refusal = bad_field(None, str(error))
             refusal.reason = str(error)
             raise refusal from None
-        request = schema.validate(document, profile)
+        folder = self._config.media.get(profile)
+        if folder is not None and b"file:" in raw:  # files are read beside the loop: a slow disk delays nobody else
+            shelf = Shelf(Path(folder), limits.max_body_bytes - len(raw))
+            request, voice = await asyncio.to_thread(read, document, profile, shelf)
+        else:
+            request, voice = read(document, profile, None)
         rule = self._config.rules.profiles[profile]
         body = schema.build(request, rule.group, self._salts[profile])
-        return Call(profile, rule, bool(request.stream), body)
+        return Call(profile, rule, bool(request.stream), body, voice)
 
     async def _unless_gone(self, exchange: Exchange, trace: Trace, call: Call) -> None:
         """Run the call; when the client goes away first, cancel it, which closes the connection to the gateway."""
@@ -209,10 +219,14 @@ class Admission:
         raw = await upstream.whole(response, self._config.limits.max_response_bytes)
         clock.reschedule(None)
         document = _completion(raw)
-        if document is None:
+        try:
+            said = call.voice.whole(document) if document is not None else None
+        except ValueError:
+            said = None
+        if said is None:
             raise outcome.nothing_local(call.profile, call.rule, "answer is no completion")
         trace.first_ms = trace.since_start()
-        await exchange.answer_json(outcome.clean(document, call.profile), _about(trace))
+        await exchange.answer_json(said, _about(trace))
 
     async def _relay(
         self, exchange: Exchange, trace: Trace, call: Call, response: httpx.Response, clock: asyncio.Timeout
@@ -225,16 +239,16 @@ class Admission:
             clock.reschedule(None)
             trace.first_ms = trace.since_start()
             await exchange.start(200, {"content-type": "text/event-stream; charset=utf-8", **_about(trace)})
-            await exchange.write(_event(first))
+            await exchange.write(first)
             try:
                 await self._rest(exchange, call, stream)
             except Refusal as refusal:
                 trace.code, trace.reason = refusal.code, refusal.reason
-                await exchange.write(refusal.event())
+                await exchange.write(call.voice.failed(refusal))
             await exchange.end()
 
-    async def _first_event(self, stream: AsyncIterator[bytes | None], call: Call) -> dict[str, object]:
-        """The first chunk: until it is here, an error can still be an HTTP error."""
+    async def _first_event(self, stream: AsyncIterator[bytes | None], call: Call) -> bytes:
+        """What the first chunk says: until it is here, an error can still be an HTTP error."""
         try:
             async for data in stream:
                 if data is None:
@@ -243,7 +257,7 @@ class Admission:
                 if "error" in chunk:
                     error = outcome.read_error_event(chunk["error"])
                     raise outcome.refusal_for(call.profile, call.rule, error)
-                return outcome.clean(chunk, call.profile)
+                return call.voice.chunk(chunk)
         except (sse.EventTooLargeError, ValueError):
             raise outcome.nothing_local(call.profile, call.rule, "answer is no event stream") from None
         raise outcome.nothing_local(call.profile, call.rule, "empty answer")
@@ -251,22 +265,24 @@ class Admission:
     async def _rest(self, exchange: Exchange, call: Call, stream: AsyncIterator[bytes | None]) -> None:
         """Relay what follows, one event at a time, to its end; raises Refusal when there is none.
 
-        The gateway's own end mark is passed on; none is ever made up.
+        The gateway's own end mark ends the answer; none is ever made up.
         """
         try:
             while True:
                 async with asyncio.timeout(self._config.limits.stream_idle_seconds):
                     data = await anext(stream)
                 if data == sse.DONE:
-                    await exchange.write(b"data: [DONE]\n\n")
+                    await exchange.write(call.voice.done())
                     return
                 if data is None:
-                    await exchange.write(b": keep-alive\n\n")
+                    await exchange.write(call.voice.idle())
                     continue
                 chunk = _chunk(data)
                 if "error" in chunk:
                     raise outcome.interrupted(f"gateway answered {outcome.read_error_event(chunk['error']).status}")
-                await exchange.write(_event(outcome.clean(chunk, call.profile)))
+                said = call.voice.chunk(chunk)
+                if said:
+                    await exchange.write(said)
         except StopAsyncIteration:
             raise outcome.interrupted("no end mark") from None
         except TimeoutError:
@@ -297,10 +313,6 @@ def _chunk(data: bytes) -> dict[str, object]:
     if not isinstance(chunk, dict):
         raise ValueError  # noqa: TRY004 - what json.loads raises for a bad chunk, too
     return chunk
-
-
-def _event(chunk: dict[str, object]) -> bytes:
-    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
 def _completion(raw: bytes) -> dict[str, object] | None:

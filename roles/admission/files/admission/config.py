@@ -92,11 +92,16 @@ class Config(_Closed):
     rules: Rules
     limits: Limits = Limits()
     cache_salt: bool = True
+    media: dict[str, Annotated[str, Field(pattern=r"^/[^\x00]+$")]] = {}
+    """The folder of each profile that has one; a profile's requests may name files below its own."""
 
     @model_validator(mode="after")
     def _has_profiles(self) -> Config:
         if not self.rules.profiles:
             raise ValueError("rules.profiles must name at least one profile")
+        strangers = sorted(set(self.media) - set(self.rules.profiles))
+        if strangers:
+            raise ValueError(f"media names {strangers[0]}, which is no profile of the rules")
         return self
 
 

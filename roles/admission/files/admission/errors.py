@@ -29,13 +29,9 @@ class Refusal(Exception):
         """The error as an OpenAI error object."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
-    def body(self) -> bytes:
-        """The error as a response body (UTF-8 JSON)."""
-        return json.dumps(self.payload(), ensure_ascii=False).encode()
-
     def event(self) -> bytes:
         """The error as one server-sent event."""
-        return b"data: " + self.body() + b"\n\n"
+        return b"data: " + json.dumps(self.payload(), ensure_ascii=False).encode() + b"\n\n"
 
 
 class ClientGoneError(Exception):

@@ -27,6 +27,9 @@ def check_body_headers(headers: Headers, max_bytes: int) -> None:
         raise Refusal(415, "unsupported_media_type", "The content-type must be application/json (UTF-8)", reason="type")
     if any(name == b"content-encoding" for name, _unused in headers):
         raise Refusal(415, "unsupported_media_type", "The body must not have a content-encoding", reason="encoding")
+    lengths = [value for name, value in headers if name == b"content-length"]
+    if len(lengths) > 1 or (lengths and any(name == b"transfer-encoding" for name, _unused in headers)):
+        raise Refusal(400, "ambiguous_length", "The body's length must be said once", reason="length")
     for name, value in headers:
         if name == b"content-length" and (not value.isdigit() or len(value) > 18 or int(value) > max_bytes):
             raise body_too_large(max_bytes)
@@ -129,9 +132,10 @@ class Exchange:
         except (TimeoutError, ClientGoneError):
             return
 
-    async def refuse(self, refusal: Refusal, headers: Mapping[str, str]) -> None:
-        """Send a refusal."""
-        await self.answer(refusal.status, refusal.body(), {**headers, **refusal.headers})
+    async def refuse(self, refusal: Refusal, payload: object, headers: Mapping[str, str]) -> None:
+        """Send a refusal; payload: its words in the form of the route."""
+        body = json.dumps(payload, ensure_ascii=False).encode()
+        await self.answer(refusal.status, body, {**headers, **refusal.headers})
 
     async def answer_json(self, document: object, headers: Mapping[str, str]) -> None:
         """Send a 200 with a JSON document."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from admission.errors import Refusal
 
 _BEARER = re.compile(rb"(?i:bearer) +([\x21-\x7e]{1,512})")
+_BARE = re.compile(rb"([\x21-\x7e]{1,512})")
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,18 @@ def unauthorized(reason: str) -> Refusal:
     )
 
 
-def authenticate(headers: Iterable[tuple[bytes, bytes]], ring: KeyRing) -> str:
-    """The profile that the one Authorization header belongs to; raises Refusal (401)."""
-    values = [value for name, value in headers if name == b"authorization"]
-    if len(values) != 1:
-        raise unauthorized("no key" if not values else "several keys")
-    match = _BEARER.fullmatch(values[0].strip())
+def authenticate(headers: Iterable[tuple[bytes, bytes]], ring: KeyRing, *, own_header: bool = False) -> str:
+    """The profile that the one key belongs to; raises Refusal (401).
+
+    own_header: the key may come as ``x-api-key``, too, as Anthropic's clients send it. A header without a value is
+    none: ingress writes each anew.
+    """
+    given = [(name, value.strip()) for name, value in headers if name in (b"authorization", b"x-api-key")]
+    keys = [(name, value) for name, value in given if value and (own_header or name == b"authorization")]
+    if len(keys) != 1:
+        raise unauthorized("no key" if not keys else "several keys")
+    name, value = keys[0]
+    match = (_BEARER if name == b"authorization" else _BARE).fullmatch(value)
     profile = ring.profile_of(match.group(1)) if match else None
     if profile is None:
         raise unauthorized("wrong key")

@@ -15,6 +15,7 @@ from admission.config import Rule
 from admission.errors import Refusal
 
 QUEUE_RETRY_SECONDS = 30
+TOO_LONG = "context_length_exceeded"
 
 _OVERFLOW = ("contextwindowexceeded", "context_length_exceeded", "context length", "context size", "maximum context")
 _FALLBACK_OVERFLOW = "also failed: litellm.contextwindowexceedederror"
@@ -70,7 +71,7 @@ def too_long(profile: str, rule: Rule) -> Refusal:
     """The prompt does not fit the engine's context."""
     return Refusal(
         400,
-        "context_length_exceeded",
+        TOO_LONG,
         f"The prompt and the requested answer do not fit the engine that serves profile '{profile}' (every engine of "
         f"its chain takes {rule.context_length} tokens). Shorten the prompt or ask for fewer tokens.",
         param="messages",

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The request that admission understands: OpenAI chat completions, closed at every level.
 
-What is not written here is refused. Media come inside the request (``data:`` URL or base64), never as an address to
-fetch. The body for the gateway is built from these models by `build`, so nothing that was not validated can be in it.
+What is not written here is refused. Media come inside the request (``data:`` URL or base64) or as a file below the
+profile's media folder (``file:///name``), which is read here and stands in the model as a ``data:`` URL; never as an
+address to fetch. The body for the gateway is built from these models by `build`, so nothing that was not validated can
+be in it. The other routes' requests (``schema_*.py``) are made of the same pieces, and of nothing else.
 """
 
 from __future__ import annotations
@@ -10,12 +12,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from admission.errors import Refusal, bad_field
+from admission.media import MediaError, Shelf
 
 MESSAGES_MAX = 4096
 PARTS_MAX = 256
@@ -33,24 +46,45 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]++={0,2}")
 _SAFE_KEY = re.compile(r"[A-Za-z0-9_.$-]{1,64}")
 
 
-def _refuse(text: str) -> PydanticCustomError:
+def refuse(text: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{why}", {"why": text})
 
 
 def _base64(value: str, start: int = 0) -> None:
     if (len(value) - start) % 4 or not _BASE64.fullmatch(value, start):
-        raise _refuse("must be base64 with its padding and without line breaks")
+        raise refuse("must be base64 with its padding and without line breaks")
 
 
-def _inline(allowed: frozenset[str]) -> Callable[[str], str]:
-    def check(value: str) -> str:
+def _from_file(value: str, allowed: frozenset[str], info: ValidationInfo) -> str:
+    shelf = info.context
+    if not isinstance(shelf, Shelf):
+        raise refuse("may name a file:/// only where admission_media_dirs gives this profile a folder")
+    try:
+        return shelf.take(value, allowed)
+    except MediaError as error:
+        raise refuse(str(error)) from None
+
+
+def _inline(allowed: frozenset[str]) -> Callable[[str, ValidationInfo], str]:
+    def check(value: str, info: ValidationInfo) -> str:
+        if value.startswith("file:"):
+            return _from_file(value, allowed, info)
         head = _DATA_URL.match(value)
         if head is None:
-            raise _refuse("must be a data: URL with base64 content; addresses are never fetched here")
+            raise refuse("must be a data: URL with base64 content; addresses are never fetched here")
         if head.group(1) not in allowed:
-            raise _refuse("must have one of these media types: " + ", ".join(sorted(allowed)))
+            raise refuse("must have one of these media types: " + ", ".join(sorted(allowed)))
         _base64(value, head.end())
         return value
+
+    return check
+
+
+def _below_the_folder(allowed: frozenset[str]) -> Callable[[str, ValidationInfo], str]:
+    def check(value: str, info: ValidationInfo) -> str:
+        if not value.startswith("file:"):
+            raise refuse("must be a file:/// below the profile's media folder; addresses are never fetched here")
+        return _from_file(value, allowed, info)
 
     return check
 
@@ -60,9 +94,9 @@ def _plain_base64(value: str) -> str:
     return value
 
 
-def _inline_file(value: str) -> str:
-    if value.startswith("data:"):
-        return _inline(FILE_TYPES)(value)
+def _inline_file(value: str, info: ValidationInfo) -> str:
+    if value.startswith(("data:", "file:")):
+        return _inline(FILE_TYPES)(value, info)
     return _plain_base64(value)
 
 
@@ -73,7 +107,7 @@ def _local_references(value: dict[str, Any]) -> dict[str, Any]:
         if isinstance(item, dict):
             for key, inner in item.items():
                 if key in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(inner, str) and inner[:1] != "#":
-                    raise _refuse("may only refer to itself: a reference must begin with '#'")
+                    raise refuse("may only refer to itself: a reference must begin with '#'")
                 pending.append(inner)
         elif isinstance(item, list):
             pending.extend(item)
@@ -83,6 +117,13 @@ def _local_references(value: dict[str, Any]) -> dict[str, Any]:
 JSONSchema: TypeAlias = Annotated[dict[str, Any], AfterValidator(_local_references)]
 FunctionName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 ShortText: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
+ImageSource: TypeAlias = Annotated[str, AfterValidator(_inline(IMAGE_TYPES))]
+FileSource: TypeAlias = Annotated[str, AfterValidator(_inline_file)]
+ImageBelow: TypeAlias = Annotated[str, AfterValidator(_below_the_folder(IMAGE_TYPES))]
+FileBelow: TypeAlias = Annotated[str, AfterValidator(_below_the_folder(FILE_TYPES))]
+PlainBase64: TypeAlias = Annotated[str, AfterValidator(_plain_base64)]
+FileName: TypeAlias = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]{1,255}$")]
+Tokens: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Strict(BaseModel):
@@ -114,7 +155,7 @@ class RefusalPart(Strict):
 class ImageURL(Strict):
     """An image inside the request."""
 
-    url: Annotated[str, AfterValidator(_inline(IMAGE_TYPES))]
+    url: ImageSource
     detail: Literal["auto", "low", "high"] | None = None
 
 
@@ -128,7 +169,7 @@ class ImagePart(Strict):
 class InputAudio(Strict):
     """Audio as base64."""
 
-    data: Annotated[str, AfterValidator(_plain_base64)]
+    data: PlainBase64
     format: Literal["wav", "mp3", "flac", "ogg"]
 
 
@@ -168,8 +209,8 @@ class VideoPart(Strict):
 class InlineFile(Strict):
     """A file inside the request; there is no file store, so no file_id."""
 
-    file_data: Annotated[str, AfterValidator(_inline_file)]
-    filename: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]{1,255}$")] | None = None
+    file_data: FileSource
+    filename: FileName | None = None
 
 
 class FilePart(Strict):
@@ -190,7 +231,7 @@ def _tag_of(key: str, known: Iterable[str]) -> Callable[[Any], str | None]:
     return tag
 
 
-def _one_of(key: str, *names: str) -> Discriminator:
+def one_of(key: str, *names: str) -> Discriminator:
     return Discriminator(
         _tag_of(key, names),
         custom_error_type="refused",
@@ -205,10 +246,10 @@ UserPart: TypeAlias = Annotated[
     | Annotated[AudioPart, Tag("<audio_url>")]
     | Annotated[VideoPart, Tag("<video_url>")]
     | Annotated[FilePart, Tag("<file>")],
-    _one_of("type", "text", "image_url", "input_audio", "audio_url", "video_url", "file"),
+    one_of("type", "text", "image_url", "input_audio", "audio_url", "video_url", "file"),
 ]
 AssistantPart: TypeAlias = Annotated[
-    Annotated[TextPart, Tag("<text>")] | Annotated[RefusalPart, Tag("<refusal>")], _one_of("type", "text", "refusal")
+    Annotated[TextPart, Tag("<text>")] | Annotated[RefusalPart, Tag("<refusal>")], one_of("type", "text", "refusal")
 ]
 
 
@@ -221,7 +262,7 @@ def _text_or(kind: type, word: str) -> Callable[[Any], str | None]:
     return tag
 
 
-def _text_or_list() -> Discriminator:
+def text_or_list() -> Discriminator:
     return Discriminator(
         _text_or(list, "list"),
         custom_error_type="refused",
@@ -229,7 +270,7 @@ def _text_or_list() -> Discriminator:
     )
 
 
-def _text_or_object() -> Discriminator:
+def text_or_object() -> Discriminator:
     return Discriminator(
         _text_or(dict, "object"),
         custom_error_type="refused",
@@ -239,14 +280,14 @@ def _text_or_object() -> Discriminator:
 
 PartList = Field(min_length=1, max_length=PARTS_MAX)
 UserContent: TypeAlias = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[Annotated[list[UserPart], PartList], Tag("<list>")], _text_or_list()
+    Annotated[str, Tag("<string>")] | Annotated[Annotated[list[UserPart], PartList], Tag("<list>")], text_or_list()
 ]
 AssistantContent: TypeAlias = Annotated[
     Annotated[str, Tag("<string>")] | Annotated[Annotated[list[AssistantPart], PartList], Tag("<list>")],
-    _text_or_list(),
+    text_or_list(),
 ]
 TextContent: TypeAlias = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[Annotated[list[TextPart], PartList], Tag("<list>")], _text_or_list()
+    Annotated[str, Tag("<string>")] | Annotated[Annotated[list[TextPart], PartList], Tag("<list>")], text_or_list()
 ]
 
 
@@ -304,7 +345,7 @@ class AssistantMessage(Strict):
     @model_validator(mode="after")
     def _says_something(self) -> AssistantMessage:
         if self.content is None and not self.tool_calls and self.refusal is None:
-            raise _refuse("must have content, tool_calls or a refusal")
+            raise refuse("must have content, tool_calls or a refusal")
         return self
 
 
@@ -323,7 +364,7 @@ Message: TypeAlias = Annotated[
     | Annotated[UserMessage, Tag("<user>")]
     | Annotated[AssistantMessage, Tag("<assistant>")]
     | Annotated[ToolMessage, Tag("<tool>")],
-    _one_of("role", "system", "developer", "user", "assistant", "tool"),
+    one_of("role", "system", "developer", "user", "assistant", "tool"),
 ]
 
 
@@ -381,19 +422,19 @@ class SchemaFormat(Strict):
 
 ToolChoice: TypeAlias = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("<string>")] | Annotated[NamedTool, Tag("<object>")],
-    _text_or_object(),
+    text_or_object(),
 ]
 ResponseFormat: TypeAlias = Annotated[
     Annotated[TextFormat, Tag("<text>")]
     | Annotated[TextFormat, Tag("<json_object>")]
     | Annotated[SchemaFormat, Tag("<json_schema>")],
-    _one_of("type", "text", "json_object", "json_schema"),
+    one_of("type", "text", "json_object", "json_schema"),
 ]
 StopText: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
 Stop: TypeAlias = Annotated[
     Annotated[StopText, Tag("<string>")]
     | Annotated[Annotated[list[StopText], Field(min_length=1, max_length=16)], Tag("<list>")],
-    _text_or_list(),
+    text_or_list(),
 ]
 TokenBias: TypeAlias = Annotated[
     dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
@@ -424,8 +465,8 @@ class ChatRequest(Strict):
     user: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=100_000)] | None = None
@@ -495,10 +536,16 @@ def _explain(error: ErrorDetails) -> str:
     return _WHY.get(error["type"], "is not valid").format(**error.get("ctx", {}))
 
 
-def validate(document: dict[str, object], profile: str) -> ChatRequest:
-    """Check a parsed body against the schema; raises Refusal (400) with the first offending field."""
+Asked = TypeVar("Asked", bound=Strict)
+
+
+def read(kind: type[Asked], document: object, shelf: Shelf | None) -> Asked:
+    """Check a parsed body against a schema; raises Refusal (400) with the first offending field.
+
+    shelf: where the files lie that a body of this profile may name.
+    """
     try:
-        request = ChatRequest.model_validate(document)
+        return kind.model_validate(document, context=shelf)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         unknown_key = first["type"] == "extra_forbidden"
@@ -508,7 +555,11 @@ def validate(document: dict[str, object], profile: str) -> ChatRequest:
         # The log names known fields only: an unknown key is a word of the client.
         reason = f"{'unknown key' if unknown_key else 'field'} at {field_path(known) or 'top level'}"
         raise Refusal(refusal.status, refusal.code, refusal.message, param=path, reason=reason) from None
-    if request.model is not None and request.model != profile:
+
+
+def check_model(model: str | None, profile: str) -> None:
+    """A request names its key's profile or nothing; raises Refusal (400)."""
+    if model is not None and model != profile:
         raise Refusal(
             400,
             "model_not_allowed",
@@ -516,20 +567,35 @@ def validate(document: dict[str, object], profile: str) -> ChatRequest:
             param="model",
             reason="field at model",
         )
+
+
+def validate(document: object, profile: str, shelf: Shelf | None = None) -> ChatRequest:
+    """Check the body of a chat completion; raises Refusal (400)."""
+    request = read(ChatRequest, document, shelf)
+    check_model(request.model, profile)
     return request
 
 
+Plain: TypeAlias = dict[str, Any]
+"""A JSON object."""
+
+
 # --- the body that is sent on ----------------------------------------------------------------------------------------
+def plain(value: Strict, only: Iterable[str] | None = None) -> Plain:
+    """The JSON object of a model (or of these fields of it), without what is dropped and what is null."""
+    kind = type(value)
+    built: Plain = {}
+    for name in kind.model_fields if only is None else only:
+        inner = getattr(value, name)
+        if name in kind.dropped or (inner is None and name not in kind.keep_null):
+            continue
+        built[kind.model_fields[name].alias or name] = _plain(inner)
+    return built
+
+
 def _plain(value: object) -> object:
     if isinstance(value, Strict):
-        kind = type(value)
-        built: dict[str, object] = {}
-        for name, info in kind.model_fields.items():
-            inner = getattr(value, name)
-            if name in kind.dropped or (inner is None and name not in kind.keep_null):
-                continue
-            built[info.alias or name] = _plain(inner)
-        return built
+        return plain(value)
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return value
@@ -542,9 +608,7 @@ def build(request: ChatRequest, group: str, cache_salt: str | None) -> bytes:
     requests on a shared engine (vLLM's `cache_salt`; other engines ignore it). Raises Refusal (400) for text that is
     not Unicode.
     """
-    body = _plain(request)
-    if not isinstance(body, dict):
-        raise TypeError("a request must become an object")
+    body = plain(request)
     body["model"] = group
     if cache_salt is not None:
         body["cache_salt"] = cache_salt

@@ -9,6 +9,7 @@ headers and the body that was checked. LiteLLM's own checks (``mushishi_gateway_
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -36,6 +37,13 @@ MAX_BODY = 32 * 1024 * 1024
 
 #: Response headers that a client gets. LiteLLM's others name addresses, prices and keys.
 PASSED_BACK = frozenset({b"content-type", b"content-length", b"cache-control", b"retry-after", b"x-litellm-model-id"})
+
+#: What exports traces needs a package that is not installed. LiteLLM tries its import anew, in vain, at each request.
+ABSENT = ("litellm.integrations.otel.logger",)
+
+#: Allocations between two looks for garbage, and how many of those before older objects are looked at, too. Python's
+#: own 700 (2,000 since 3.13) is for small programs: LiteLLM makes some thousand objects for each request.
+GARBAGE = (50_000, 20, 100)
 
 #: LiteLLM hands on what the last link said. A provider that refuses *our* key, or does not know the model, is no fault
 #: of the client, whose key and model were checked before: bad gateway, and gateway time-out.
@@ -168,14 +176,34 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return result
 
 
+def leave_out(modules: MutableMapping[str, Any]) -> None:
+    """Let an import of :data:`ABSENT` fail at once; ``modules`` is ``sys.modules``."""
+    modules.update(dict.fromkeys(ABSENT))
+
+
+def settle(prices: MutableMapping[str, Any]) -> None:
+    """Before the first request: make each of them cheaper.
+
+    ``prices`` is LiteLLM's own table. Every price stands in the configuration, and its index over thousands of names is
+    made anew at each request that has a price.
+    """
+    prices.clear()
+    # What is there by now stays: it need not be looked through again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
+
+
 def main() -> int:
     """Load LiteLLM and serve it behind the gate until told to stop."""
     parser = argparse.ArgumentParser(prog="mushishi_gateway_serve", description="Serve LiteLLM behind the gate.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     given = parser.parse_args()
+    leave_out(sys.modules)
     # Imported here: the rules above must be testable where LiteLLM is not installed, and this takes seconds.
     import httpx
+    import litellm
     import uvicorn
     import yaml
     from litellm import CustomStreamWrapper
@@ -188,6 +216,7 @@ def main() -> int:
         return EXIT_CONFIG
     config = yaml.safe_load(Path(os.environ["MUSHISHI_GATEWAY_CONFIG"]).read_text(encoding="utf-8"))
     gate = Gate(app, load_clients(os.environ), profiles_of(config))
+    settle(litellm.model_cost)
     uvicorn.run(
         gate,
         host=given.host,

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +272,24 @@ def test_gate_passes_start_and_closes_sockets() -> None:
     assert sent == [{"type": "websocket.close", "code": 1008}]
     asyncio.run(gate({"type": "lifespan"}, receive, send))
     assert application.scope == {"type": "lifespan"}
+
+
+def test_what_is_left_out_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules: dict[str, Any] = {}
+    serve.leave_out(modules)
+    for name, nothing in modules.items():
+        monkeypatch.setitem(sys.modules, name, nothing)
+        with pytest.raises(ImportError, match=r"None in sys\.modules"):
+            importlib.import_module(name)
+    assert modules
+
+
+def test_before_the_first_request_the_process_settles() -> None:
+    kept, prices = gc.get_threshold(), {"somebody's model": {"input_cost_per_token": 1.0}}
+    try:
+        serve.settle(prices)
+        assert prices == {} and gc.get_threshold() == serve.GARBAGE and gc.get_freeze_count() > 0
+        assert gc.isenabled(), "garbage is looked for less often, not never"
+    finally:
+        gc.set_threshold(*kept)
+        gc.unfreeze()

@@ -84,12 +84,13 @@ def test_caddyfile(role: Path, plane: str, port: int, upstream: str) -> None:
     assert f":{port} {{" in lines and "bind 100.64.0.2 fd7a:115c:a1e0::2" in lines
     assert f"reverse_proxy {upstream} {{" in lines
     # The routes, each with its path written anew and its query dropped, and nothing else.
-    assert [line for line in lines if line.startswith("path ")] == ["path /v1/chat/completions", "path /v1/models"]
-    assert [line for line in lines if line.startswith("rewrite ")] == [
-        "rewrite * /v1/chat/completions?",
-        "rewrite * /v1/models?",
-    ]
-    assert lines.count("import pass_on") == 2 and sum(line.startswith("reverse_proxy") for line in lines) == 1
+    paths = [route["path"] for route in ingress_routes(Plane(plane))]
+    assert len(paths) == {"sovereign": 6, "hybrid": 2}[plane]
+    assert [line for line in lines if line.startswith("path ")] == [f"path {path}" for path in paths]
+    assert [line for line in lines if line.startswith("rewrite ")] == [f"rewrite * {path}?" for path in paths]
+    # Anthropic's clients send their key in a header of their own, and admission alone speaks with them.
+    assert ("header_up X-Api-Key {http.vars.api_key}" in lines) == (plane == "sovereign")
+    assert lines.count("import pass_on") == len(paths) and sum(line.startswith("reverse_proxy") for line in lines) == 1
     for setting in ("admin off", "auto_https off", "keepalive off", "request_header -**", "max_size 32MiB"):
         assert setting in lines
     for name in DROPPED_ANSWERS:

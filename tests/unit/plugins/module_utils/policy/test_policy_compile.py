@@ -124,12 +124,13 @@ def test_the_rules_of_admission() -> None:
     }
 
 
-@pytest.mark.parametrize("plane", list(Plane))
-def test_the_ingress_passes_two_routes(plane: Plane) -> None:
-    assert compiled.ingress_routes(plane) == [
-        {"method": "POST", "path": "/v1/chat/completions"},
-        {"method": "GET", "path": "/v1/models"},
-    ]
+ADMISSION = ["POST /v1/completions", "POST /v1/embeddings", "POST /v1/responses", "POST /v1/messages"]
+
+
+@pytest.mark.parametrize(("plane", "own"), [(Plane.SOVEREIGN, ADMISSION), (Plane.HYBRID, [])])
+def test_the_ingress_passes_listed_routes(plane: Plane, own: list[str]) -> None:
+    routes = [f"{route['method']} {route['path']}" for route in compiled.ingress_routes(plane)]
+    assert routes == ["POST /v1/chat/completions", *own, "GET /v1/models"]
 
 
 def test_the_door_leads_to_engines_only_and_hybrid_to_the_shared_ones() -> None:
