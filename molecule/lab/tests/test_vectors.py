@@ -116,21 +116,28 @@ def gateway_key(lab: Lab) -> str:
     return lab.hub.run("cat", "/etc/mushishi/secrets/gateway-sovereign.key").strip()
 
 
+def seen_since(lab: Lab, mark: str, since: float) -> int:
+    """Times a marker was seen at any stand-in outside the machine since then; to look at all that ever came is slow."""
+    places = ((lab.internet, "127.0.0.1:9099"), (lab.stranger, "127.0.0.1:9097"))
+    words = ("find", mark, "--since", str(since))
+    return sum(int(lab.ctl(*words, machine=machine, control=control)["count"]) for machine, control in places)
+
+
 @contextmanager
 def nothing_outside(lab: Lab, mark: str) -> Iterator[None]:
     """0 markers at any stand-in, 0 questions at the DNS, and nothing that nobody could look into."""
     # The machine looks up its providers once a minute; a question of a request's is to be the only one.
     lab.hub.run("systemctl", "stop", *TIMERS, check=False)
     time.sleep(0.2)
-    asked, dark = lab.ctl("dns")["count"], lab.unreadable_outside()
+    asked, dark, since = lab.ctl("dns")["count"], lab.ctl("stats")["unreadable"], time.time() - 1
     try:
         yield
         questions = lab.ctl("dns")["questions"][asked:]
     finally:
         lab.hub.run("systemctl", "start", TIMERS[0], check=False)
-    assert lab.seen_outside(mark) == 0
+    assert seen_since(lab, mark, since) == 0
     assert questions == [], questions[:10]
-    assert lab.unreadable_outside() == dark
+    assert lab.ctl("stats")["unreadable"] == dark
 
 
 def kernel_refusals(lab: Lab) -> int:
@@ -267,10 +274,12 @@ def test_the_recorder_hears_every_address(lab: Lab) -> None:
     """Control: what leaves for the sinks, from an ordinary user of the machine, is heard."""
     mark = begin()
     for sink in (SINKS["sink"], f"[{SINKS['sink6']}]"):
-        before = lab.seen_outside(mark)
+        since = time.time() - 1
+        assert seen_since(lab, mark, since) == 0
         lab.hub.run("setpriv", "--reuid=nobody", "--regid=65534", "--clear-groups", "curl", "-s", "-m", "5",
                     f"http://{sink}/{mark}", check=False)  # fmt: skip
-        assert lab.seen_outside(mark) > before, sink
+        assert seen_since(lab, mark, since) > 0, sink
+        time.sleep(1.1)
 
 
 # --- the control -----------------------------------------------------------------------------------------------------
@@ -336,7 +345,9 @@ def test_the_same_requests_leave_a_naive_gateway(lab: Lab, capsys: pytest.Captur
         results, seconds = send(way, "private", key, begin=mark, timeout=12)
         plain = next(r for r in results if r["name"] == "plain: a request with nothing wrong")
         assert plain["status"] == 200, f"control: its local engine answers: {plain}"
-    leaks = found_outside(lab, mark, since)
+        leaks = found_outside(lab, mark, since)
+        # Long prompts by the hundred: whoever looks for a marker after us shall not have to look through them.
+        lab.ctl("reset")
     names = {result["marker"]: result["name"] for result in results}
     leaked = sorted(names[one] for one in leaks)
     ours = begin()

@@ -138,5 +138,9 @@ def _reply(data: bytes, ms: float, error: str) -> Reply:
     status, headers, rest = found
     if status == 0:
         return Reply(0, {}, data[:1000], ms, "no HTTP")
-    body = _chunks(rest) if "chunked" in headers.get("transfer-encoding", "").lower() else rest
+    length = headers.get("content-length", "")
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        body = _chunks(rest)
+    else:
+        body = rest[: int(length)] if length.isdigit() else rest
     return Reply(status, headers, body[:MAX_BODY], ms)

@@ -59,6 +59,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 ANSWERS = {
     "by length": (b"HTTP/1.1 404 Not Found\r\nX-A: 1\r\nContent-Length: 2\r\n\r\nhi", 404, b"hi", ""),
     "in chunks": (CHUNKED + b"2\r\nhi\r\n1;x\r\n!\r\n0\r\n\r\n", 200, b"hi!", ""),
+    "before another one": (b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n\r\n", 404, b"hi", ""),
     "to the end": (b"HTTP/1.1 400 Bad Request\r\n\r\nbad", 400, b"bad", ""),
     "after an interim one": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", 204, b"", ""),
     "no HTTP": (b"SSH-2.0-x\r\n\r\n", 0, b"SSH-2.0-x\r\n\r\n", "no HTTP"),
