@@ -176,7 +176,7 @@ def test_one_attempt_is_an_alarm_until_it_is_acknowledged(lab: Lab, plane: bool,
         assert "\nmushishi_guard_alarm 1\n" in metrics
         if plane:
             done = play("verify")
-            assert done.returncode != 0 and "refused at plane/out_of_namespace" in done.stdout
+            assert done.returncode != 0 and "refused at plane/out_of_namespace" in done.stdout + done.stderr
         assert counter in lab.hub.run(*EVIDENCE, "acknowledge")
         assert check(lab) == 0
 
