@@ -613,6 +613,9 @@ def sabotaged(lab: Lab, sabotage: Sabotage) -> Iterator[None]:
     finally:
         lab.hub.run("sh", "-c", sabotage.undo, check=False)
         lab.hub.run("systemctl", "start", "mushishi-evidence.timer")
+        # What went out through the hole is no finding of the tests that come after.
+        lab.ctl("reset")
+        lab.ctl("reset", machine=lab.stranger, control="127.0.0.1:9097")
 
 
 @pytest.mark.parametrize("sabotage", CASES)
