@@ -205,9 +205,9 @@ Turn: TypeAlias = Annotated[
 class ToolOffer(Strict):
     """A tool that the client offers and runs; none runs at the server (no web search, no code runner, no MCP)."""
 
+    type: Literal["custom"] | None = None  # looked at first: it is what is wrong with a server's tool
     name: FunctionName
     input_schema: JSONSchema
-    type: Literal["custom"] | None = None
     description: str | None = None
     strict: bool | None = None
     cache_control: CacheControl | None = None

@@ -586,6 +586,11 @@ REFUSED: dict[str, tuple[str, Document, str | None]] = {
             "mcp_toolset",
         )
     },
+    "msg-tool-bare": (
+        MESSAGES,
+        asked(MESSAGES, tools=[{"type": "web_search_20250305", "name": "web_search"}]),
+        "tools[0].type",
+    ),
     "msg-tool-none": (MESSAGES, asked(MESSAGES, tools=[{"name": "f"}]), "tools[0].input_schema"),
     "msg-tool-ref": (
         MESSAGES,
