@@ -71,7 +71,8 @@ def state(lab: Lab) -> str:
         "-c",
         "find /etc /opt/mushishi /data /var/lib/mushishi-* -xdev -type f -printf '%p %s %T@ %m %u\\n' "
         "| grep -v -e /var/lib/mushishi -e '/etc/mtab' | sort; "
-        "systemctl show 'mushishi-*' docker.service --property=Id,ActiveEnterTimestamp,ActiveState; "
+        # Without the two that come every minute by themselves.
+        "systemctl show 'mushishi-[!e]*' docker.service --property=Id,ActiveEnterTimestamp,ActiveState; "
         "docker ps -a --format '{{.ID}} {{.Names}} {{.State}}'",
     )
 
