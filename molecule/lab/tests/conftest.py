@@ -100,7 +100,7 @@ class Answer:
 
 
 ASK = """
-import json, sys, time, urllib.request, urllib.error
+import http.client, json, sys, time, urllib.request, urllib.error
 q = json.load(sys.stdin)
 body = None if q["body"] is None else json.dumps(q["body"]).encode()
 request = urllib.request.Request(q["url"], body, q["headers"])
@@ -110,7 +110,7 @@ try:
         out = answer.status, dict(answer.headers), answer.read().decode()
 except urllib.error.HTTPError as error:
     out = error.code, dict(error.headers), error.read().decode()
-except OSError as error:
+except (OSError, http.client.HTTPException) as error:
     out = 0, {}, repr(error)
 print(json.dumps([out[0], {k.lower(): v for k, v in out[1].items()}, out[2], time.monotonic() - began]))
 """
