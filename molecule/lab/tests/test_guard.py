@@ -145,6 +145,7 @@ def test_a_reload_forgets_nothing(lab: Lab) -> None:
     assert lab.hub.run("nft", "list", "set", *TABLE, "egress_hybrid_gateway_4") == elements
 
 
+@pytest.mark.nightly
 def test_a_healthy_machine_counts_nothing(lab: Lab) -> None:
     """Traffic of every kind, the next link and the way back included, and not one packet of alarm."""
     with an_ordinary_day(lab):
@@ -228,6 +229,7 @@ def test_rules_that_another_hand_took_are_mended(lab: Lab, what: str) -> None:
     lab.until(lambda: lab.ask("private").status == 200, "the plane answers")
 
 
+@pytest.mark.nightly
 def test_the_evidence_comes_by_itself(lab: Lab) -> None:
     """Nobody calls it: within its period the guard is back."""
     with an_ordinary_day(lab):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 from conftest import Lab, recap, site
 
 #: A file of each, to be edited by hand: by whom it is read, and whether that is restarted or only reloaded.
@@ -38,6 +39,7 @@ def lives(lab: Lab) -> dict[str, tuple[str, str]]:
     return found
 
 
+@pytest.mark.nightly
 def test_put_back_and_restarted_and_nothing_else(raw_lab: Lab) -> None:
     raw_lab.everything_up()
     assert recap(site(*TAGS))["changed"] == 0, "control: nothing to do before"
