@@ -43,8 +43,9 @@ STEPS = {
     "kill the gateways": "systemctl kill --signal=KILL mushishi-sovereign-gateway mushishi-hybrid-gateway",
     "restart admission": "systemctl restart mushishi-sovereign-admission.service",
     "kill the engine door": "systemctl kill --signal=KILL mushishi-sovereign-door.service",
+    # An interface that goes down loses its IPv6 addresses; a tailnet gives them back.
     "tailnet away and back": "ip link set tailscale0 down; sleep 1; ip link set tailscale0 up; "
-    "systemctl restart lab-net.service",
+    f"ip -6 addr replace {HUB['tailnet']['v6']}/64 dev tailscale0 nodad; systemctl restart lab-net.service",
     "daemon-reload": "systemctl daemon-reload",
     REBOOT: "",
 }
