@@ -380,7 +380,7 @@ def _search_sparse(descriptor: int, size: int, needles: Needles, deadline: float
 
 # ---- inside: what others can open
 #: Whose files are made anew, or changed without a trace in their times: each is searched, however old.
-ALWAYS = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108
+ALWAYS = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108 - searched, not written to
 PLACES = (
     *ALWAYS,
     "/var/log",

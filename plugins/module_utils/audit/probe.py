@@ -382,7 +382,7 @@ def listen(doors: Iterable[Target], seconds: float) -> None:
             if key.data == "stop":
                 deadline = 0.0
             elif key.data == "udp":
-                tokens.append(key.fileobj.recv(4096).decode("ascii", "replace"))  # type: ignore[union-attr]
+                tokens.append(key.fileobj.recv(4096).decode("ascii", "replace"))  # type: ignore[union-attr]  # a socket
             else:
-                key.fileobj.accept()[0].close()  # type: ignore[union-attr]
+                key.fileobj.accept()[0].close()  # type: ignore[union-attr]  # a socket
     sys.stdout.write(json.dumps(tokens) + "\n")

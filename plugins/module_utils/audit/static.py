@@ -368,7 +368,7 @@ class Guard:
                 packets,
                 lambda packet, name=name: (
                     packet["proto"] == "tcp" and packet["daddr"] == "127.0.0.1" and name in own.get(packet["dport"], ())
-                ),  # type: ignore[misc]
+                ),  # type: ignore[misc]  # mypy does not see the default's type
             )
         ports = {int(entry["port"]) for hosts in settings.hybrid_egress.values() for entry in hosts}
         elements = [
