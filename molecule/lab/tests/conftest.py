@@ -41,6 +41,7 @@ AFTER_REBOOT = {
     "test_a_stranger_on_the_lan_finds_ssh_alone",
     "test_tailnet_sees_the_two_doors_alone",
     "test_agent_mode",
+    "test_the_order_of_units",
 }
 
 

@@ -110,8 +110,8 @@ class Attack:
 def reboot(lab: Lab) -> None:
     """The machine goes down and comes up."""
     subprocess.run(["docker", "restart", lab.hub.name], check=True, capture_output=True, timeout=180)
-    # No ordinary process is there before basic.target; ``docker exec`` would be, before systemd has begun.
-    lab.until(lambda: lab.hub.ok("systemctl", "is-active", "--quiet", "basic.target"), "the machine boots", 120)
+    # No ordinary process is there before sysinit.target; ``docker exec`` would be, before systemd has begun.
+    lab.until(lambda: lab.hub.ok("systemctl", "is-active", "--quiet", "sysinit.target"), "the machine boots", 120)
     # The mark that keeps these attacks out of the standing evidence does not outlive a boot.
     lab.audit("begin")
 

@@ -275,6 +275,9 @@ def test_the_order_of_units(lab: Lab) -> None:
         return other in lab.hub.run("systemctl", "show", "-P", what, unit).split()
 
     assert has("mushishi-guard.service", "Before", "network-pre.target")
+    # What ordinary units come after: none of their processes is there before the rules are.
+    assert has("mushishi-guard.service", "Before", "sysinit.target")
+    assert has("sysinit.target", "Wants", "mushishi-guard.service")
     assert has("mushishi-guard.service", "Before", "docker.service")
     assert has("mushishi-plane.service", "After", "mushishi-guard.service")
     assert has("mushishi-plane.service", "BindsTo", "mushishi-guard.service")

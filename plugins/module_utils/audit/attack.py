@@ -803,6 +803,9 @@ def collect(
         work += unit_places(machine)
     if "containers" in wanted:
         work += container_places(machine, running)
+        if not running:
+            why = "no engine's container runs; start a GPU mode and audit again"
+            rows.append(Row("attack", "P1", "engine containers", "every way", "not tested", detail=why))
     for place in work:
         if place.kind == "down":
             rows.append(Row("attack", place.rule, place.source, "every way", "not tested", detail="it does not run"))

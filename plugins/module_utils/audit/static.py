@@ -1074,8 +1074,8 @@ def foundations(machine: Machine) -> list[Row]:
         row(
             "P1",
             "unit mushishi-guard",
-            "it is loaded before the network and Docker",
-            missing(["network-pre.target", "docker.service"], guard.get("Before", "")),
+            "it is loaded before every ordinary unit, the network and Docker",
+            missing(["sysinit.target", "network-pre.target", "docker.service"], guard.get("Before", "")),
         ),
         row(
             "P1",

@@ -142,3 +142,18 @@ def test_a_unit_without_its_hardening_is_found(tmp_path: Path, rendered: Rendere
     assemble(tmp_path, "example", rendered)
     (tmp_path / f"{UNITS}/mushishi-sovereign-.service.d/10-hardening.conf".lstrip("/")).unlink()
     assert exposure(tmp_path, "mushishi-sovereign-admission.service") > MOST_EXPOSED
+
+
+#: What makes the plane or stands at its edge; every other unit lives in it.
+NOT_IN_THE_PLANE = {"mushishi-plane.service", "mushishi-guard.service"}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_lives_in_the_plane_comes_back_with_it(setting: str, rendered: Rendered) -> None:
+    """``BindsTo=`` takes a unit down with the plane; ``WantedBy=`` is what brings it up again."""
+    units = {Path(path).name: text for path, text in units_of(setting, rendered) if path.endswith(".service")}
+    bound = {name for name, text in units.items() if "\nBindsTo=mushishi-plane.service\n" in text}
+    wanted = {name for name, text in units.items() if re.search(r"^WantedBy=.*\bmushishi-plane\.service", text, re.M)}
+    inside = {name for name, text in units.items() if "NetworkNamespacePath=" in text} - NOT_IN_THE_PLANE
+    assert len(inside) > 4 and inside == wanted, inside ^ wanted
+    assert bound <= wanted, bound - wanted

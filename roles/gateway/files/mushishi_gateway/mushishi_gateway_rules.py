@@ -171,8 +171,22 @@ def check_body(body: Mapping[str, object], profile: str | None, profiles: frozen
         )
     if not local and body.get("n") not in (None, 1):
         raise Refusal(400, "field_not_allowed", "Only one answer to a request is given. Leave n out.", "n")
+    _check_tools(body.get("tools"))
     _check_messages(body.get("messages"), INLINE_PARTS | LOCAL_PARTS if local else INLINE_PARTS)
     return wanted
+
+
+def _check_tools(tools: object) -> None:
+    """Functions alone, which the client calls itself: LiteLLM or a provider acts on every other kind."""
+    if tools is None:
+        return
+    if not isinstance(tools, list):
+        raise Refusal(400, "tool_not_allowed", "Send tools as a list of functions, or leave it out.", "tools")
+    for tool in tools:
+        if not isinstance(tool, dict) or set(tool) != {"type", "function"} or tool["type"] != "function":
+            raise Refusal(
+                400, "tool_not_allowed", 'A tool is {"type": "function", "function": {…}} and nothing else.', "tools"
+            )
 
 
 def _check_messages(messages: object, kinds: frozenset[str]) -> None:

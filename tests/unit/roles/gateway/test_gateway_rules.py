@@ -111,6 +111,32 @@ def test_content_that_must_be_fetched_is_a_400(part: object) -> None:
     assert refused.value.status == 400
 
 
+FUNCTION = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        {"type": "function"},
+        "function",
+        [FUNCTION, {"type": "web_search"}],
+        [{"type": "mcp", "server_url": "https://example.org", "require_approval": "never"}],
+        [{**FUNCTION, "server_url": "https://example.org"}],
+        [{"googleSearch": {}}],
+        [{"type": "function"}],
+        [{"type": ["function"], "function": {}}],
+        ["function"],
+        [None],
+    ],
+)
+@pytest.mark.parametrize("profile", ["personal", None], ids=["a key of a profile", "admission"])
+def test_a_tool_that_somebody_else_would_run_is_a_400(tools: object, profile: str | None) -> None:
+    assert rules.check_body(_body(tools=[FUNCTION]), profile, PROFILES) == "personal", "control: functions pass"
+    with pytest.raises(rules.Refusal) as refused:
+        rules.check_body(_body(tools=tools), profile, PROFILES)
+    assert (refused.value.status, refused.value.code) == (400, "tool_not_allowed")
+
+
 @pytest.mark.parametrize("messages", [None, [], "x", [3], [{"role": "user", "content": 3}]])
 def test_messages_of_another_shape_are_a_400(messages: object) -> None:
     with pytest.raises(rules.Refusal):

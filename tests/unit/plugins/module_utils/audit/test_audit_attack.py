@@ -102,6 +102,19 @@ def test_a_probe_that_did_not_run_is_not_tested() -> None:
     assert row.outcome == "not tested" and "less than it was asked" in row.detail
 
 
+def test_without_an_engines_container_the_audit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        def heard(self) -> list[str]:
+            return []
+
+    monkeypatch.setattr(attack, "addresses", lambda *_words: [])
+    monkeypatch.setattr(attack, "listening", lambda *_words, **_more: [])
+    monkeypatch.setattr(attack, "Echo", lambda *_words: contextlib.nullcontext(Silent()))
+    (row,) = attack.collect(Answers(), Settings(), [], ["containers"])
+    assert (row.source, row.outcome) == ("engine containers", "not tested") and "start a GPU mode" in row.detail
+    assert attack.collect(Answers(), Settings(), [], ["egress"]) == [], "control: it is said of containers alone"
+
+
 def test_a_sweep_is_one_row_and_each_leak_its_own() -> None:
     targets = [{**LAN, "path": f"→ port {port}", "sweep": "→ ports 1 to 3"} for port in (1, 2, 3)]
     rows = attack.attack(Answers([seen("error", "EPERM"), seen("open"), seen("error", "EPERM")]), HOST, targets)
