@@ -252,26 +252,23 @@ class Guard:
         found = self.judged("P1", "host", "forward", "sovereign LAN → beyond", out, lambda _packet: False)
         return found + self.judged("P2", "host", "forward", "beyond → sovereign LAN", into, lambda _packet: False)
 
+    def senders(self, where: str) -> list[int]:
+        """Whose packets are tried: all that the rules name, every user of the product, root, nobody and a stranger."""
+        words = [word for word in self.sets[where].literals(self.settings.table, "skuid") if not isinstance(word, list)]
+        named = {self.users.get(str(word), int(word) if str(word).isdigit() else None) for word in words}
+        ours = {uid for name, uid in self.users.items() if name.startswith("mushishi-")}
+        others = {0, self.users.get("nobody", 65534), 54321}
+        return sorted({uid for uid in named if uid is not None} | ours | others)
+
     def host_output(self) -> list[Row]:
         """P2: who on the host opens what of the LAN; and an address of the LAN is nowhere else."""
         settings = self.settings
         ways = {
             (self.users.get(str(way["user"])), str(way["address"]), int(way["port"])) for way in settings.plane_clients
         }
-        words = {word for word in self.sets["host"].literals(settings.table, "skuid") if not isinstance(word, list)}
-        numbers = {
-            uid
-            for uid in (self.users.get(str(word), int(word) if str(word).isdigit() else None) for word in words)
-            if uid is not None
-        }
-        numbers |= {uid for name, uid in self.users.items() if name.startswith("mushishi-")} | {
-            0,
-            self.users.get("nobody", 65534),
-            54321,
-        }
         packets = [
             packet
-            for uid in sorted(numbers)
+            for uid in self.senders("host")
             for address in [*self.addresses("host"), "ff02::1", str(ipaddress.ip_network(settings.lan)[-1])]
             for packet in self.packets("host", uid=uid, oif=settings.bridge, daddr=address, saddr=settings.host_address)
         ]
@@ -404,20 +401,9 @@ class Guard:
         own = {(address, port) for _uid, address, port in flows} | {
             (settings.namespace_address, port) for port in doors
         }
-        words = [word for word in self.sets["plane"].literals(settings.table, "skuid") if not isinstance(word, list)]
-        numbers = {
-            uid
-            for uid in (self.users.get(str(word), int(word) if str(word).isdigit() else None) for word in words)
-            if uid is not None
-        }
-        numbers |= {uid for name, uid in self.users.items() if name.startswith("mushishi-")} | {
-            0,
-            self.users.get("nobody", 65534),
-            54321,
-        }
         packets = [
             packet
-            for uid in sorted(numbers)
+            for uid in self.senders("plane")
             for address in [*self.addresses("plane"), *(address for address, _v in BEYOND)]
             for packet in self.packets(
                 "plane",
