@@ -18,7 +18,8 @@ import pathlib, struct, sys, zlib
 def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 head = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-parts = [(b"IHDR", head), (b"tEXt", b"Comment\\0" + sys.argv[2].encode()), (b"IDAT", zlib.compress(b"\\0\\0")), (b"IEND", b"")]
+text = b"Comment\\0" + sys.argv[2].encode()
+parts = [(b"IHDR", head), (b"tEXt", text), (b"IDAT", zlib.compress(b"\\0\\0")), (b"IEND", b"")]
 pathlib.Path(sys.argv[1]).write_bytes(b"\\x89PNG\\r\\n\\x1a\\n" + b"".join(chunk(*part) for part in parts))
 """
 
@@ -72,7 +73,9 @@ def test_the_engine_gets_the_file_itself(folder: Lab, word: str) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["absent.png", "link.txt", "text.png", "../private/job/seen.png", "job", "%2e%2e/x.png"])
+@pytest.mark.parametrize(
+    "name", ["absent.png", "link.txt", "text.png", "../private/job/seen.png", "job", "%2e%2e/x.png"]
+)
 def test_what_is_no_file_of_the_folder_is_refused(folder: Lab, name: str) -> None:
     answer = ask(folder, "private", name)
     assert answer.status == 400, answer.text
