@@ -39,9 +39,11 @@ def unit(run: Run, arguments: Sequence[str]) -> tuple[int, int]:
     with run.phase("Unit tests"):
         collections.install(run)
         tools = environments.make(run, "checks")
-        words = ("-q", "-p", "no:testinfra", "-p", "no:cacheprovider", f"--junitxml={RESULTS / 'unit.xml'}")
+        # Parts of one file stay together: what they share is made once.
+        words = ("-q", "-n", "auto", "--dist", "loadfile", "-p", "no:testinfra", "-p", "no:cacheprovider")
+        report = f"--junitxml={RESULTS / 'unit.xml'}"
         run.command(
-            [VENV / "bin/python", "-m", "pytest", *words, ROOT / "tests/unit", *arguments],
+            [VENV / "bin/python", "-m", "pytest", *words, report, ROOT / "tests/unit", *arguments],
             why="Unit tests",
             env={
                 "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
