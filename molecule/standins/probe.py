@@ -211,6 +211,9 @@ def probe_tcp(targets: Sequence[Target]) -> Iterator[Result]:
                 sock.sendall(target.payload)
             except OSError as problem:
                 error = problem.errno or errno.EIO
+        elif error == 0:
+            # Ended at once: a connection made through a planted hole could not be closed politely once that is shut.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
         if error == 0:
             return Result(target, "open", None, took)
