@@ -347,7 +347,8 @@ SABOTAGES = (
     Sabotage(
         "the plane routes",
         f"{INSIDE} sysctl -qw net.ipv4.ip_forward=1",
-        f"{INSIDE} sysctl -qw net.ipv4.ip_forward=0",
+        # Whoever changes ip_forward gets the redirects back with it.
+        f"{INSIDE} sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.all.accept_redirects=0",
         r"P5 namespace sovereign · net\.ipv4\.ip_forward",
     ),
     Sabotage(
