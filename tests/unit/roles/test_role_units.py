@@ -153,7 +153,8 @@ def test_what_lives_in_the_plane_comes_back_with_it(setting: str, rendered: Rend
     """``BindsTo=`` takes a unit down with the plane; ``WantedBy=`` is what brings it up again."""
     units = {Path(path).name: text for path, text in units_of(setting, rendered) if path.endswith(".service")}
     bound = {name for name, text in units.items() if "\nBindsTo=mushishi-plane.service\n" in text}
-    wanted = {name for name, text in units.items() if re.search(r"^WantedBy=.*\bmushishi-plane\.service", text, re.MULTILINE)}
+    wish = re.compile(r"^WantedBy=.*\bmushishi-plane\.service", re.MULTILINE)
+    wanted = {name for name, text in units.items() if wish.search(text)}
     inside = {name for name, text in units.items() if "NetworkNamespacePath=" in text} - NOT_IN_THE_PLANE
     assert len(inside) > 4 and inside == wanted, inside ^ wanted
     assert bound <= wanted, bound - wanted
