@@ -9,8 +9,8 @@ short_description: Make an example of a tailnet policy out of a list of doors
 version_added: 0.5.0
 author: mushishi.sovereign contributors (!UNKNOWN)
 description:
-  - Returns a policy for Tailscale or Headscale in which named people may open the doors of one tagged machine, and nothing
-    else, together with tests that the control server runs whenever the policy is saved.
+  - Returns a policy for Tailscale or Headscale in which named people may open the doors of one tagged machine, and
+    nothing else, together with tests that the control server runs whenever the policy is saved.
   - It is made from the list of doors that the firewall uses, so that the two say the same.
 positional: _input
 options:
@@ -37,7 +37,7 @@ options:
 EXAMPLES = r"""
 - name: Show the policy
   ansible.builtin.debug:
-    msg: "{{ doors | mushishi.sovereign.tailnet_policy(tag='tag:sovereign', sources=['autogroup:member'], user='me@example.com') }}"
+    msg: "{{ doors | mushishi.sovereign.tailnet_policy(tag='tag:hub', sources=['group:us'], user='me@example.com') }}"
   vars:
     doors:
       - {name: ssh, port: 22, protocol: tcp, role: ssh}

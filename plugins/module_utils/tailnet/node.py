@@ -456,7 +456,8 @@ def _warnings(
     elif days is not None and days <= wanted.key_expiry_days:
         found.append(
             f"The key of this node on the tailnet expires in {days:.0f} days ({status.key_expiry}); then the machine "
-            "has no door. Tag the node (tags never expire), switch the expiry off in the admin console, or log in again."
+            "has no door. Tag the node (then it never expires), switch the expiry off in the admin console, or log in "
+            "again."
         )
     if status.state == "Running":
         found += [f"This node has no {family} address on the tailnet." for family in status.missing_families]
