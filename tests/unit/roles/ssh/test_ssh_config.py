@@ -155,6 +155,11 @@ def test_the_units_of_both_systems(state: str, names: list[str]) -> None:
     assert units[-1].get("owned", True) is (state == "disabled")
 
 
+def test_logins_have_sessions_of_their_own() -> None:
+    """The filter of addresses holds for sshd; what a login starts must not be under it."""
+    assert "libpam-systemd" in values()["__ssh_packages"] and values()["__ssh_settings"]["UsePAM"] == "yes"
+
+
 def test_the_door() -> None:
     doors = rendering.evaluate("{{ __ssh_doors }}", values(ssh_port=2222))
     assert doors == [{"name": "ssh", "port": 2222, "protocol": "tcp", "role": "ssh"}]

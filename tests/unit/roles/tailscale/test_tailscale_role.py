@@ -165,6 +165,22 @@ def test_no_secret_is_an_argument_of_a_command() -> None:
     assert users and not any("{{ tailscale_oauth_secret" in use or "{{ tailscale_auth_key" in use for use in users)
 
 
+def node_of(path: str) -> dict[str, Any]:
+    """The options that a tasks file gives to the module."""
+    tasks = yaml.safe_load((ROLE / "tasks" / path).read_text())
+    name = "mushishi.sovereign.tailscale_node"
+    (options,) = [task[name] for task in tasks if name in task]
+    return dict(options)
+
+
+def test_the_look_before_and_the_work_want_the_same() -> None:
+    """The work is left out when the look has found nothing to do."""
+    assert node_of("preflight.yml") == node_of("service.yml")
+    known = yaml.safe_load((ROLES.parent / "roles/tailscale/defaults/main.yml").read_text())
+    used = set(re.findall(r"tailscale_[a-z_]+", json.dumps(node_of("service.yml"))))
+    assert len(used) > 10 and used - {"tailscale_key"} <= set(known)
+
+
 def test_ingress_starts_after_the_address_and_does_not_require_it(rendered: Rendered) -> None:
     made = rendered["ingress", "mushishi-ingress-plane.service.j2", "example"]
     assert not isinstance(made, str)
