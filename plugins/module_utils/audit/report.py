@@ -87,12 +87,12 @@ NOT_COVERED = (
         "The tailnet's client",
         (
             "tailscaled sees every packet of the tailnet before it is encrypted, so also the pages of a service that"
-            " it serves with TLS. It answers its peer API, and what `tailscale serve` opens, past every packet filter of"
-            " the machine"
+            " it serves with TLS. It answers its peer API, and what `tailscale serve` opens, past every packet filter"
+            " of the machine"
         ),
         (
-            "its version is pinned, its updates, SSH and remote configuration are off; serve nothing; or a control server"
-            " of your own (Headscale)"
+            "its version is pinned, its updates, SSH and remote configuration are off; serve nothing; or a control"
+            " server of your own (Headscale)"
         ),
     ),
     (
