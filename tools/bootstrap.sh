@@ -34,6 +34,8 @@ apt-utils indexes the packages that the lab machine installs
 iproute2 reads this machine's routes, so that the lab's networks keep clear of them
 openssl makes the lab's certificate authority
 haproxy plays the engine door in the unit tests (its service is not started)
+openssh-server judges the settings of sshd in the unit tests (its service is not started)
+nftables loads rules in namespaces of the unit tests (its service is not started)
 git lists the files that belong to the source
 systemd judges the units (systemd-analyze)
 xz-utils unpacks packages while the image is built

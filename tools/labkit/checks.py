@@ -76,6 +76,7 @@ def typed(tools: Path, tree: source.Copy) -> list[Check]:
         "gateway": (tree.path / "roles/gateway/files/mushishi_gateway", ["."]),
         "prober": (tree.path / "roles/gateway/files", ["-p", "prober"]),
         "guard": (tree.path / "roles/guard/files", ["."]),
+        "tailscale": (tree.path / "roles/tailscale/files", ["."]),
         "labkit": (tree.path / "tools", ["-p", "labkit"]),
         "standins": (tree.path / "molecule", ["-p", "standins"]),
         "benchkit": (tree.path / "benchmarks", ["-p", "benchkit"]),

@@ -84,6 +84,18 @@ NOT_COVERED = (
         "one client, one key",
     ),
     (
+        "The tailnet's client",
+        (
+            "tailscaled sees every packet of the tailnet before it is encrypted, so also the pages of a service that"
+            " it serves with TLS. It answers its peer API, and what `tailscale serve` opens, past every packet filter"
+            " of the machine"
+        ),
+        (
+            "its version is pinned, its updates, SSH and remote configuration are off; serve nothing; or a control"
+            " server of your own (Headscale)"
+        ),
+    ),
+    (
         "Your own use of the cloud",
         "T3 profiles such as `planning` go to a cloud provider because you asked for that",
         "nothing confidential in a T3 profile",

@@ -100,6 +100,26 @@ EDGES: dict[str, dict[str, Values]] = {
         "other flags": {"llama_cpp_native": False, "llama_cpp_cmake_flags": ["-DX=a b"], "llama_cpp_build_jobs": 3},
     },
     "sovereign_plane": {"a patient plane": {"sovereign_plane_neighbour_retry_ms": 5000}},
+    "ssh": {
+        "few people, another port": {
+            "ssh_allow_users": ["me", "you"],
+            "ssh_allow_groups": ["people"],
+            "ssh_port": 2222,
+            "ssh_client_networks": ["192.0.2.0/24"],
+            "ssh_tcp_forwarding": "local",
+        },
+    },
+    "tailscale": {
+        "no doors": {"tailscale_policy_doors": []},
+        "another interface, both protocols": {
+            "tailscale_interface": "wg-home",
+            "tailscale_wait_seconds": 5,
+            "tailscale_policy_doors": [
+                {"name": "a b", "port": 53, "protocol": "udp", "role": "x"},
+                {"name": "ssh", "port": 22, "protocol": "tcp", "role": "ssh"},
+            ],
+        },
+    },
     "vllm": {
         "an image from an archive": ARCHIVE,
         "no GPU, media, a prefix": {
@@ -131,6 +151,8 @@ class Row:
 
 PREFIXES = "['mushishi-sovereign', 'mushishi-hybrid', 'mushishi-ingress']"
 ROUTES = (("__ingress_routes", "sovereign_policy | mushishi.sovereign.ingress_routes(item.plane)"),)
+#: What the firewall compiles out of the roles of a play; a role alone has none, and then writes no policy.
+DOORS = "[{'name': 'ssh', 'port': 22, 'protocol': 'tcp', 'role': 'ssh'}]"
 ROWS = (
     Row("admission", "mushishi-sovereign-admission.service.j2", f"{UNITS}/mushishi-sovereign-admission.service"),
     Row("base", "plane/hosts.j2", "/etc/mushishi/plane/hosts"),
@@ -187,6 +209,21 @@ ROWS = (
     ),
     Row("sovereign_plane", "mushishi-plane.service.j2", f"{UNITS}/mushishi-plane.service"),
     Row("sovereign_plane", "plane.sh.j2", "/opt/mushishi/plane/plane.sh"),
+    Row("ssh", "00-mushishi.conf.j2", "/etc/ssh/sshd_config.d/00-mushishi.conf"),
+    Row(
+        "ssh",
+        "20-tailnet.conf.j2",
+        UNITS + "/{{ item }}.d/20-tailnet.conf",
+        each="['ssh.service', 'ssh@.service', 'ssh.socket']",
+    ),
+    Row("tailscale", "10-quiet.conf.j2", f"{UNITS}/tailscaled.service.d/10-quiet.conf"),
+    Row("tailscale", "mushishi-tailnet.service.j2", f"{UNITS}/mushishi-tailnet.service"),
+    Row(
+        "tailscale",
+        "policy.hujson.j2",
+        "{{ tailscale_policy_path }}",
+        also=(("tailscale_policy_doors", f"tailscale_policy_doors or {DOORS}"),),
+    ),
     Row("vllm", "compose.yml.j2", "/etc/mushishi/vllm/{{ item.key }}/compose.yml", each="__vllm_modes | dict2items"),
 )
 
