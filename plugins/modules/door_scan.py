@@ -9,15 +9,15 @@ DOCUMENTATION = r"""
 module: door_scan
 short_description: Try every port of a machine from outside, and compare with its list of doors
 description:
-  - Connects to every TCP port and asks the 200 UDP ports of the collection's own list, by IPv4 and IPv6, and compares with
-    what is expected. From the tailnet that is exactly the doors; from a LAN nothing at all, not even a refusal.
+  - Connects to every TCP port and asks the 200 UDP ports of the collection's own list, by IPv4 and IPv6, and compares
+    with what is expected. From the tailnet that is exactly the doors; from a LAN nothing at all, not even a refusal.
   - Runs on another machine of that network. Where there is none, O(namespace) makes a network namespace on the machine
     itself that stands for it, whose packets come in by the real interface (O(enter)).
   - A scan that finds nothing proves something only when it could have found something. Each scan plants a TCP and a UDP
     service at its own address and must find them by the very same means, and something must show that the machine was
     there. Otherwise the verdict is V(invalid), not V(green).
-  - A silent UDP port may be filtered, or have a service that does not answer what was asked. Where a protocol answers only a
-    question of its own, that question is asked.
+  - A silent UDP port may be filtered, or have a service that does not answer what was asked. Where a protocol answers
+    only a question of its own, that question is asked.
   - Changes nothing. A namespace and its wire are gone when the module ends, however it ends.
 version_added: 0.3.0
 author: mushishi.sovereign contributors (!UNKNOWN)
@@ -47,8 +47,8 @@ options:
     required: true
   doors:
     description:
-      - The doors that are expected open from the tailnet, with C(name), C(port) and C(protocol), as in the machine's own
-        C(/etc/mushishi/doors.json).
+      - The doors that are expected open from the tailnet, with C(name), C(port) and C(protocol), as in the machine's
+        own C(/etc/mushishi/doors.json).
     type: list
     elements: dict
     default: []
@@ -74,8 +74,8 @@ options:
     default: false
   enter:
     description:
-      - The interface by which the packets of a namespace come in. A LAN can be played without one, since every interface
-        that is not the tailnet's is treated alike; the tailnet cannot.
+      - The interface by which the packets of a namespace come in. A LAN can be played without one, since every
+        interface that is not the tailnet's is treated alike; the tailnet cannot.
     type: str
     default: ""
   parallel:
@@ -128,8 +128,8 @@ EXAMPLES = r"""
 RETURN = r"""
 rows:
   description:
-    - One entry per door, per open port that is none, and per range of ports that answered alike, with C(probe), C(side),
-      C(address), C(port), C(expected), C(seen) and C(verdict).
+    - One entry per door, per open port that is none, and per range of ports that answered alike, with C(probe),
+      C(side), C(address), C(port), C(expected), C(seen) and C(verdict).
   returned: success
   type: list
   elements: dict

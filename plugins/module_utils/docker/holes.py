@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Published holes of Docker, runc and containerd that matter to the planes: a way out, a way in, a way to the host. Pure.
+"""Published holes of Docker, runc and containerd that matter to the planes: a way out, a way in, a way to the host.
+Pure.
 
-A package of Docker's own repository is what its number says. A distribution mends holes without a new number, so of such a
-package only those are refused that the promise of the planes stands on; the others are named, with the page to look at.
+A package of Docker's own repository is what its number says. A distribution mends holes without a new number, so of
+such a package only those are refused that the promise of the planes stands on; the others are named, with the page to
+look at.
 """
 
 from __future__ import annotations
@@ -147,7 +149,9 @@ def mended_in(hole: Hole, version: Version) -> str:
     return next(mended for first, mended in hole.affected if _number(first) <= version < _number(mended))
 
 
-def judge(versions: Mapping[str, Version], origin: Origin, remedy: str, holes: Sequence[Hole] = HOLES) -> dict[str, list[str]]:
+def judge(
+    versions: Mapping[str, Version], origin: Origin, remedy: str, holes: Sequence[Hole] = HOLES
+) -> dict[str, list[str]]:
     """Sentences about what is ``refused`` and what is only ``named``.
 
     Args:

@@ -76,8 +76,8 @@ def judge_backend(settings: Mapping[str, Any], command: str, info: str) -> list[
     if not places and driver.startswith("nftables"):
         places.append(f"the running Docker filters with {driver}")
     return [
-        f"Docker's firewall: {place}. That backend is experimental, has no DOCKER-USER chain, and was not tested with this "
-        "collection. Take the setting away, restart Docker, and run again."
+        f"Docker's firewall: {place}. That backend is experimental, has no DOCKER-USER chain, and was not tested with "
+        "this collection. Take the setting away, restart Docker, and run again."
         for place in places
     ]
 
@@ -98,9 +98,14 @@ def judge_networks(networks: str, containers: str, accepted: Sequence[str]) -> F
             continue
         members = [str(item.get("Names", "")) for item in running if name in str(item.get("Networks", "")).split(",")]
         who = f" ({', '.join(members)})" if members else " (nobody at the moment)"
-        is_ = f"Docker network {name}: its driver is {driver}, which puts containers{who} on the LAN past every filter of this machine"
+        is_ = (
+            f"Docker network {name}: its driver is {driver}, which puts containers{who} on the LAN past every filter "
+            "of this machine"
+        )
         if ours(name, str(network.get("Labels", ""))):
-            found.refused.append(f"{is_}. A network of this collection is never of that kind: remove it (docker network rm {name}).")
+            found.refused.append(
+                f"{is_}. A network of this collection is never of that kind: remove it (docker network rm {name})."
+            )
         elif name in accepted:
             found.named.append(f"{is_}. docker_engine_unfiltered_networks accepts it; its containers guard themselves.")
         else:
@@ -114,9 +119,13 @@ def judge_networks(networks: str, containers: str, accepted: Sequence[str]) -> F
         name = str(item.get("Names", ""))
         is_ = f"Docker container {name}: it uses the host's own network"
         if ours(name, str(item.get("Labels", ""))):
-            found.refused.append(f"{is_}. A container of this collection never does: remove it (docker rm --force {name}).")
+            found.refused.append(
+                f"{is_}. A container of this collection never does: remove it (docker rm --force {name})."
+            )
         else:
-            found.named.append(f"{is_}. What it listens on is judged like a service of the host: only the doors are open.")
+            found.named.append(
+                f"{is_}. What it listens on is judged like a service of the host: only the doors are open."
+            )
     return found
 
 
@@ -139,7 +148,8 @@ def judge_pools(
     """
     if not pools:
         return ["docker_engine_address_pools is empty. Name one, for example {base: 10.90.0.0/16, size: 24}."]
-    said, seen = [], []
+    said: list[str] = []
+    seen: list[tuple[str, str]] = []
     for pool in pools:
         base, size = _network(pool.get("base")), int(pool.get("size", 0))
         what = f"docker_engine_address_pools: {pool.get('base')}, size {pool.get('size')}"

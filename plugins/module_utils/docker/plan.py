@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._host import parse_os_release
+from ansible_collections.mushishi.sovereign.plugins.module_utils._host import parse_os_release
+
 from . import holes
 
 #: The one system that Docker's packages are pinned for.
@@ -38,7 +39,7 @@ class Plan:
 
 
 def installed(answer: str) -> dict[str, str]:
-    """Package to version, from ``dpkg-query`` with status, name and version a line; what is only half there is left out."""
+    """Package to version, from ``dpkg-query`` with status, name and version a line. Half-installed ones are out."""
     found = {}
     for line in answer.splitlines():
         words = line.split()
@@ -69,15 +70,15 @@ def refusals(source: str, there: Mapping[str, str], system: tuple[str, str]) -> 
     said = []
     if source == "docker" and system != PINNED_FOR:
         said.append(
-            f"docker_engine_source is docker; its packages are pinned for Ubuntu 24.04 (noble), and this is {' '.join(system)}. "
-            "Set it to distribution or auto."
+            "docker_engine_source is docker; its packages are pinned for Ubuntu 24.04 (noble), and this is "
+            f"{' '.join(system)}. Set it to distribution or auto."
         )
     other = {"docker": "docker.io", "distribution": "docker-ce"}.get(source, "")
     if other and other in there:
         said.append(
-            f"docker_engine_source is {source}, and {other} {there[other]} is installed, which cannot stand beside it. Stop "
-            f"what runs and remove it (apt-get remove {other}; images, volumes and containers stay on the disk), or set "
-            "docker_engine_source to auto."
+            f"docker_engine_source is {source}, and {other} {there[other]} is installed, which cannot stand beside it. "
+            f"Stop what runs and remove it (apt-get remove {other}; images, volumes and containers stay on the disk), "
+            "or set docker_engine_source to auto."
         )
     return said
 
@@ -109,7 +110,9 @@ def plan(look: Mapping[str, Any], settings: Mapping[str, Any], reached: bool | N
         made.remedy = "Upgrade the distribution's packages (apt-get install --only-upgrade docker.io containerd runc)."
         return made
     # Where the user asks for Docker's packages, older ones come up to the pin; newer ones stay.
-    old = [name for name in pins if source == "docker" and name in there and upstream(there[name]) < upstream(pins[name])]
+    old = [
+        name for name in pins if source == "docker" and name in there and upstream(there[name]) < upstream(pins[name])
+    ]
     wanted = [name for name in names if name in missing or name in old]
     made.install = [f"{name}={pins[name]}" if name in pins else name for name in wanted]
     made.hold = [

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Try every TCP port and some UDP ports of some addresses, and say how each answered. One file, standard library only, so
-that it can be started in any namespace: it reads one job from standard input and writes events, one JSON object a line.
+"""Try every TCP port and some UDP ports of some addresses, and say how each answered. One file, standard library only,
+so that it can be started in any namespace: it reads one job from standard input and writes events, one JSON object a
+line.
 
-A control goes with each scan: a TCP and a UDP service that it plants itself, at its own address, and must find by the very
-same means. What shows that the addressed machine was there at all is told as ``evidence``.
+A control goes with each scan: a TCP and a UDP service that it plants itself, at its own address, and must find by the
+very same means. What shows that the addressed machine was there at all is told as ``evidence``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def ports_of(text: str) -> list[int]:
         if part:
             first, _sign, last = part.partition("-")
             found.update(range(int(first), int(last or first) + 1))
-    if found and not (1 <= min(found) and max(found) <= 65535):
+    if found and not 1 <= min(found) <= max(found) <= 65535:
         raise ValueError(f"{text}: ports are 1 to 65535")
     return sorted(found)
 
@@ -105,7 +106,8 @@ async def knock(address: str, port: int, patience: float) -> str:
             sock = socket.socket(family_of(address), socket.SOCK_STREAM)
             sock.setblocking(False)
             await asyncio.wait_for(loop.sock_connect(sock, (address, port)), patience)
-            return "open"
+            # Asking an address of its own, a socket may get the very port that it asks for, and meet itself.
+            return "refused" if sock.getsockname() == sock.getpeername() else "open"
         except (asyncio.TimeoutError, TimeoutError):
             return "silent"
         except OSError as error:

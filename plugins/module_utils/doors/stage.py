@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""A stage for the scanner where no other machine is at hand: a network namespace that stands for the LAN or the tailnet.
+"""A stage for the scanner where no other machine is at hand: a network namespace that stands for the LAN or the
+tailnet.
 
-The namespace has no name. It belongs to one process, which the kernel kills when its parent ends, however that ends; with the
-last process go the namespace and both ends of its wire. Its packets are led into the machine by an interface that is
-really there (``tc … mirred ingress redirect``), so that rules which name that interface judge them as they judge a stranger's.
+The namespace has no name. It belongs to one process, which the kernel kills when its parent ends, however that ends;
+with the last process go the namespace and both ends of its wire. Its packets are led into the machine by an interface
+that is really there (``tc … mirred ingress redirect``), so that rules which name that interface judge them as they
+judge a stranger's.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Side:
 
     LAN: documentation ranges (RFC 5737, RFC 3849). Tailnet: services look at the sender's address too, so it is one of
     the tailnet's ranges, which Tailscale hands out to nobody: 100.115.92.0/23 is reserved
-    (https://tailscale.com/docs/reference/reserved-ip-addresses), and of fd7a:115c:a1e0::/48 (RFC 4193) a subnet that is not in use.
+    (https://tailscale.com/docs/reference/reserved-ip-addresses), and of fd7a:115c:a1e0::/48 (RFC 4193) a subnet that is
+    not in use.
     """
 
     outer: str
@@ -44,7 +47,9 @@ class Side:
 SIDES = {
     "lan": Side("doors-lan0", ("192.0.2.65/30", "192.0.2.66/30"), ("2001:db8:d00f::1/64", "2001:db8:d00f::2/64")),
     "tailnet": Side(
-        "doors-tail0", ("100.115.92.1/30", "100.115.92.2/30"), ("fd7a:115c:a1e0:d00f::1/64", "fd7a:115c:a1e0:d00f::2/64")
+        "doors-tail0",
+        ("100.115.92.1/30", "100.115.92.2/30"),
+        ("fd7a:115c:a1e0:d00f::1/64", "fd7a:115c:a1e0:d00f::2/64"),
     ),
 }
 
@@ -56,7 +61,9 @@ def done(*argv: str, check: bool = True) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         raise SovereignError(f"command {argv[0]}", str(error), "Install it, or name a probe host.") from error
     if check and ended.returncode != 0:
-        raise SovereignError(f"command {' '.join(argv)}", (ended.stderr or ended.stdout).strip(), "Look at what it says.")
+        raise SovereignError(
+            f"command {' '.join(argv)}", (ended.stderr or ended.stdout).strip(), "Look at what it says."
+        )
     return ended.stdout
 
 
@@ -160,16 +167,23 @@ def stage(name: str, addresses: Sequence[str], enter: str) -> Iterator[tuple[sub
     side = SIDES[name]
     done("ip", "link", "delete", "dev", side.outer, check=False)
     if taken := in_use(side):
-        raise SovereignError(f"the stage of the {name}", f"{taken} is in the way", "Name a probe host in the group probes.")
+        raise SovereignError(
+            f"the stage of the {name}", f"{taken} is in the way", "Name a probe host in the group probes."
+        )
     program = inspect.getsource(scan) + "\nmain()\n"
     argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "/usr/bin/python3", "-I", "-c", program]
-    with ended_in_order(), subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
+    with (
+        ended_in_order(),
+        subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as child,
+    ):
         try:
             if child.stdout is None or json.loads(child.stdout.readline() or "{}") != {"ready": True}:
                 said = child.stderr.read()[-300:] if child.stderr else ""
-                raise SovereignError(f"the stage of the {name}", f"no namespace: {said}", "Run as root, with util-linux.")
+                raise SovereignError(
+                    f"the stage of the {name}", f"no namespace: {said}", "Run as root, with util-linux."
+                )
             wire(side, child.pid, addresses)
             yield child, lead(side.outer, enter) if enter else "no interface was named"
         finally:

@@ -15,7 +15,8 @@ GREEN, RED, INVALID = "green", "red", "invalid"
 #: anything.
 VERDICTS = ("holds", "differs", "not tested", "blind")
 SIDES = ("lan", "tailnet")
-#: What a side sees where there is no door: on a LAN a dead machine, on the tailnet a clear refusal (or, at worst, nothing).
+#: What a side sees where there is no door: on a LAN a dead machine, on the tailnet a clear refusal (or, at worst,
+#: nothing).
 ELSEWHERE = {"lan": ("silent",), "tailnet": ("refused", "unreachable", "silent")}
 EXPECTED = {"lan": "silent", "tailnet": "refused"}
 UDP_SILENCE = "silent: dropped, or a service that does not answer what was asked"
@@ -58,7 +59,7 @@ def words(protocol: str, outcome: str) -> str:
 def of_protocol(
     base: Mapping[str, str], seen: Mapping[int, str], protocol: str, doors: Mapping[tuple[str, int], str]
 ) -> list[Row]:
-    """The rows of one address and protocol: every door, everything open that is none, and the rest by how it answered."""
+    """The rows of one address and protocol: every door, everything open that is none, and how the rest answered."""
     rows = []
     named = {port: name for (kind, port), name in doors.items() if kind == protocol}
     for port, name in sorted(named.items()):
@@ -67,7 +68,15 @@ def of_protocol(
         # A door for datagrams whose service keeps silent looks like no door at all.
         if outcome == "not tried" or (protocol, outcome) == ("udp", "silent"):
             verdict = "not tested"
-        rows.append(Row(**base, port=f"{protocol} {port}", expected=f"open ({name})", seen=words(protocol, outcome), verdict=verdict))
+        rows.append(
+            Row(
+                **base,
+                port=f"{protocol} {port}",
+                expected=f"open ({name})",
+                seen=words(protocol, outcome),
+                verdict=verdict,
+            )
+        )
     side = base["side"]
     rows += [
         Row(**base, port=f"{protocol} {port}", expected=EXPECTED[side], seen="open", verdict="differs")
@@ -80,8 +89,8 @@ def of_protocol(
             rest[outcome] = rest.get(outcome, 0) + 1
     for outcome, count in sorted(rest.items()):
         verdict = "holds" if outcome in ELSEWHERE[side] else "differs"
-        port = f"{protocol}, {count} ports"
-        rows.append(Row(**base, port=port, expected=EXPECTED[side], seen=words(protocol, outcome), verdict=verdict))
+        ports = f"{protocol}, {count} ports"
+        rows.append(Row(**base, port=ports, expected=EXPECTED[side], seen=words(protocol, outcome), verdict=verdict))
     return rows
 
 
@@ -131,10 +140,13 @@ def why(rows: Sequence[Row]) -> str:
     if differs:
         first = differs[0]
         more = f", and {len(differs) - 1} more" if len(differs) > 1 else ""
-        return f"{first.probe} ({first.side}) saw {first.address} {first.port} {first.seen}, expected {first.expected}{more}."
+        saw = f"saw {first.address} {first.port} {first.seen}, expected {first.expected}"
+        return f"{first.probe} ({first.side}) {saw}{more}."
     blind = [row for row in rows if row.verdict == "blind"]
     if blind:
-        return f"{blind[0].probe} ({blind[0].side}), {blind[0].address}: {blind[0].port}: {blind[0].seen}. So its silence proves nothing."
+        row = blind[0]
+        what = f"{row.probe} ({row.side}), {row.address}, {row.port}: {row.seen}"
+        return f"{what}. So the silence proves nothing."
     untested = sorted({row.side for row in rows} - {row.side for row in rows if row.verdict == "holds"})
     if untested:
         return f"Nothing was tested from the {', '.join(untested)}."
@@ -155,7 +167,14 @@ def lines(rows: Sequence[Row], total: Sequence[Row]) -> list[str]:
     heads = ("from", "address", "port", "expected", "seen", "")
     order = {"differs": 0, "blind": 1, "not tested": 2, "holds": 3}
     cells = [heads] + [
-        (f"{row.probe} ({row.side})", row.address, row.port, row.expected, row.seen, "" if row.verdict == "holds" else row.verdict)
+        (
+            f"{row.probe} ({row.side})",
+            row.address,
+            row.port,
+            row.expected,
+            row.seen,
+            "" if row.verdict == "holds" else row.verdict,
+        )
         for row in sorted(rows, key=lambda row: order[row.verdict])
     ]
     widths = [max(len(line[column]) for line in cells) for column in range(len(heads))]

@@ -84,7 +84,9 @@ def test_a_new_ubuntu_gets_dockers_packages_where_they_can_be_reached() -> None:
     assert found["install"] == [*(f"{name}={pin}" for name, pin in pins.items()), "python3-requests"]
     assert found["hold"] == list(pins) and found["refused"] == [] and daemon["firewall-backend"] == "iptables"
     (away,) = asked(
-        "__docker_engine_judged", __docker_engine_look=look(), __docker_engine_reached={"commands": {"index": {"rc": 1}}}
+        "__docker_engine_judged",
+        __docker_engine_look=look(),
+        __docker_engine_reached={"commands": {"index": {"rc": 1}}},
     )
     assert away["origin"] == "distribution" and away["install"][0] == "docker.io" and away["hold"] == []
 
@@ -115,7 +117,15 @@ def test_the_pins_are_exact_and_for_one_system() -> None:
 def test_the_preflight_only_reads() -> None:
     """Every command of its look, by name: none that could change anything."""
     values = yaml.safe_load((ROLE / "vars/main.yml").read_text())
-    words = {(command["argv"][0], *command["argv"][1:3]) for command in values["__docker_engine_ask"] if isinstance(command["argv"], list)}
-    assert ("docker", "network", "ls") in words and ("docker", "ps", "--all") in words and ("docker", "info", "--format") in words
+    words = {
+        (command["argv"][0], *command["argv"][1:3])
+        for command in values["__docker_engine_ask"]
+        if isinstance(command["argv"], list)
+    }
+    assert (
+        ("docker", "network", "ls") in words
+        and ("docker", "ps", "--all") in words
+        and ("docker", "info", "--format") in words
+    )
     assert not [argv for argv in words if argv[0] not in ("docker", "apt-mark", "grep", "systemctl", "ip")]
     assert [argv[1] for argv in words if argv[0] == "docker"].count("run") == 0

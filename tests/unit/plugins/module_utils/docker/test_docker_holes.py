@@ -56,7 +56,12 @@ def test_a_range_begins_and_ends_where_it_is_written(hole: holes.Hole, version: 
     [
         ({"docker": (29, 9, 0), "runc": (1, 5, 1), "containerd": (2, 4, 1)}, "docker", [], []),
         # Debian 13 as it is: nothing is refused, what its tracker has to say is named.
-        ({"docker": (26, 1, 5), "runc": (1, 1, 15)}, "distribution", [], ["CVE-2025-54410", "CVE-2025-31133", "docker cp"]),
+        (
+            {"docker": (26, 1, 5), "runc": (1, 1, 15)},
+            "distribution",
+            [],
+            ["CVE-2025-54410", "CVE-2025-31133", "docker cp"],
+        ),
         ({"docker": (26, 0, 1)}, "distribution", ["CVE-2024-32473"], ["CVE-2024-41110"]),
         ({"docker": (25, 0, 4)}, "distribution", ["written for 26.0.0", "CVE-2024-29018"], []),
         ({"docker": (28, 3, 2)}, "docker", ["CVE-2025-54388", "docker cp"], ["CVE-2026-34040"]),

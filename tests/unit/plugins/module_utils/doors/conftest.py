@@ -17,11 +17,12 @@ InNamespace = Callable[..., Any]
 
 #: Before every program: loopback is up, the collection can be imported, and ``sh`` runs one line.
 HEAD = """
-import json, os, socket, subprocess, sys, threading, time
+import asyncio, json, os, socket, subprocess, sys, threading, time
 sys.path.insert(0, os.environ["COLLECTIONS"])
 def sh(line): return subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout
 sh("ip link set lo up")
-def state(): return sh("ip -o link | cut -d: -f2; ip -4 -o addr; ip -6 -o addr show scope global; ip -4 route show table all; ip netns")
+def state():
+    return sh("ip -o link | cut -d: -f2; ip -4 -o addr; ip -6 -o addr show scope global; ip -4 route show table all")
 def listen(address, port, kind=socket.SOCK_STREAM):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, kind)
@@ -44,7 +45,7 @@ def in_namespace(collections_root: Any) -> InNamespace:
     def run(program: str, timeout: float = 90, **given: Any) -> Any:
         text = HEAD + f"given = json.loads({json.dumps(json.dumps(given))})\n" + textwrap.dedent(program)
         done = subprocess.run(
-            ["unshare", "--net", sys.executable, "-c", text],
+            ["unshare", "--map-root-user", "--net", sys.executable, "-c", text],
             env={**os.environ, "COLLECTIONS": str(collections_root)},
             capture_output=True,
             text=True,

@@ -108,7 +108,7 @@ def test_an_address_that_is_taken_is_not_taken_again(in_namespace: InNamespace) 
     said = in_namespace(
         on(
             MACHINE + 'sh("ip addr add 192.0.2.70/24 dev card0; ip addr add 192.0.2.66/24 dev card0")\n'
-            'before = state()\n',
+            "before = state()\n",
             """
 try:
     stage.played("lan", {**given["job"], "addresses": ["10.77.0.10"]}, "card0", lambda event: None)
