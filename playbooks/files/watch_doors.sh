@@ -5,7 +5,7 @@
 # Ansible keeps a task in the background; it says "started" until there is a result.
 progress=$1 result=$2 waited=0
 while [ "$waited" -lt 15 ]; do
-    if ! grep -qs '"started": *1' "$result"; then
+    if ! grep -Eqs '"started": *(1|true)' "$result"; then
         echo "ended: $(tail -n 1 "$progress" | cut -c 1-150)"
         exit 0
     fi

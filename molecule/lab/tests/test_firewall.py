@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The only way in: ten containers published in every way, seen by a stranger of the LAN and by a peer of the tailnet.
 
-The doors are what the machine's own list says. Every ``nothing is open`` has its control: the same scan of the same containers
-with the locks taken away. What takes long is the night's.
+The doors are what the machine's own list says. Every ``nothing is open`` has its control: the same scan of the same
+containers with the locks taken away. What takes long is the night's.
 """
 
 from __future__ import annotations
@@ -506,8 +506,10 @@ def tailscale_before_ufw(lab: Lab) -> Iterator[None]:
 
 @pytest.mark.parametrize("family", ["v4", "v6"])
 def test_a_peer_asks_for_a_port_that_is_no_door(lab: Lab, family: str) -> None:
-    """With Tailscale's accept in front of UFW the guard still refuses. Controls: without the guard's doors the hole is there,
-    and without Tailscale's accept UFW alone would have shut it."""
+    """With Tailscale's accept in front of UFW the guard still refuses.
+
+    Controls: without the guard's doors the hole is there; without Tailscale's accept UFW alone would have shut it.
+    """
     address = [HUB["tailnet"][family]]
     listener = start_planted_listener(lab)
     try:
