@@ -121,7 +121,7 @@ def page(before: Report, after: Report, decided: Mapping[str, Mapping[str, str]]
         f"{before.tests} and {after.tests} tests. {counts}",
         "",
         "The machine is a container: Lynis leaves out what it cannot see there (boot loader, kernel, disks, modules), so",
-        "that a real machine has findings which are not in this table. The index is Lynis' own measure and no goal of ours.",
+        "a real machine has findings that are not in this table. The index is Lynis' own measure and no goal of ours.",
         "",
         "| Finding | What | Before | After | Decision |",
         "|---|---|---|---|---|",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""playbooks/doors.yml for real, on a machine made of namespaces: a LAN card, a tailnet, a filter, and a list of doors."""
+"""playbooks/doors.yml for real, on a machine made of namespaces: a LAN card, a tailnet, a filter, a list of doors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def doors(tmp_path: Path, checkout: Path, *words: str, change: str = "true") -> 
     argv += ["-e", "doors_udp_ports=53,123", *words]
     done = subprocess.run(
         ["unshare", "--net", "--mount", "sh", "-c", MACHINE, "sh", str(tmp_path), change, str(checkout), *argv],
-        env={**os.environ, "ANSIBLE_HOME": str(tmp_path / "ansible"), "ANSIBLE_LOCAL_TEMP": str(tmp_path / "ansible/tmp")},
+        env={**os.environ, "ANSIBLE_HOME": f"{tmp_path}/ansible", "ANSIBLE_LOCAL_TEMP": f"{tmp_path}/ansible/tmp"},
         capture_output=True,
         text=True,
         timeout=150,
@@ -81,7 +81,7 @@ def test_a_machine_whose_doors_are_as_written(tmp_path: Path, checkout: Path) ->
     ("change", "word"),
     [
         ("iptables -I INPUT -i card0 -p tcp --dport 4000 -j ACCEPT", "10.77.0.10 tcp 4000 open, expected silent"),
-        ("iptables -I INPUT -i tailscale0 -p tcp --dport 22 -j DROP", "100.64.77.10 tcp 22 silent, expected open (ssh)"),
+        ("iptables -I INPUT -i tailscale0 -p tcp --dport 22 -j DROP", "tcp 22 silent, expected open (ssh)"),
         ("ip link set tailscale0 down", "Nothing was tested from the tailnet"),
         ("rm /etc/mushishi/doors.json", "which the role firewall writes"),
     ],
