@@ -55,7 +55,7 @@ def doors(tmp_path: Path, checkout: Path, *words: str, change: str = "true") -> 
     inventory.write_text("sovereign: {hosts: {hub: {ansible_connection: local, ansible_become: false}}}\n")
     result = tmp_path / "result.json"
     argv = ["ansible-playbook", "-i", str(inventory), "playbooks/doors.yml", "-e", f"doors_result_file={result}"]
-    argv += ["-e", "ansible_python_interpreter=/usr/bin/python3", "-e", "doors_tcp_ports=1-5000"]
+    argv += ["-e", "ansible_python_interpreter=/usr/bin/python3", "-e", "doors_tcp_ports=20-30,3990-4010"]
     argv += ["-e", "doors_udp_ports=53,123", *words]
     done = subprocess.run(
         ["unshare", "--net", "--mount", "sh", "-c", MACHINE, "sh", str(tmp_path), change, str(checkout), *argv],
