@@ -170,6 +170,7 @@ ROWS = (
     Row("base", "systemd/sovereign-engines.slice.j2", f"{UNITS}/sovereign-engines.slice"),
     Row("base", "systemd/sovereign.slice.j2", f"{UNITS}/sovereign.slice"),
     Row("docker_engine", "10-guard.conf.j2", f"{UNITS}/docker.service.d/10-guard.conf"),
+    Row("docker_engine", "mushishi-docker.sources.j2", "/etc/apt/sources.list.d/mushishi-docker.sources"),
     Row("gateway", "haproxy.cfg.j2", "/etc/mushishi/gateway/haproxy.cfg"),
     Row("gateway", "litellm.yaml.j2", "/etc/mushishi/gateway/{{ item.plane }}.yaml", each="__gateway_configs"),
     Row("gateway", "mushishi-hybrid-gateway.service.j2", f"{UNITS}/mushishi-hybrid-gateway.service"),

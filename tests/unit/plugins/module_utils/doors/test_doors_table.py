@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""What was expected of each port, what was seen, and when a silence proves nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.mushishi.sovereign.plugins.filter.door_addresses import FilterModule, door_addresses
+from ansible_collections.mushishi.sovereign.plugins.module_utils.doors import table
+
+DOORS = [
+    {"name": "ssh", "port": 22, "protocol": "tcp", "role": "ssh"},
+    {"name": "hybrid gateway", "port": 4000, "protocol": "tcp", "role": "ingress"},
+]
+FOUND = {"tcp": "open", "udp": "open"}
+
+
+def result(tcp: dict[str, str], udp: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    """What the scanner says of one address."""
+    said = {"address": "192.0.2.10", "route": True, "control": FOUND, "evidence": "it answered"}
+    return {**said, "tcp": tcp, "udp": udp if udp is not None else {"silent": "53,123"}, **more}
+
+
+DEAD = result({"silent": "1-65535"}, evidence="its network card answered (02:00:00:00:00:01)")
+EXACT = result({"open": "22,4000", "refused": "1-21,23-3999,4001-65535"}, {"refused": "53,123"})
+
+
+@pytest.mark.parametrize(
+    ("side", "seen", "verdict", "word"),
+    [
+        ("lan", DEAD, "green", ""),
+        ("tailnet", EXACT, "green", ""),
+        # Slower than a refusal, and not open.
+        ("tailnet", result({"open": "22,4000", "silent": "1-21,23-3999,4001-65535"}), "green", ""),
+        ("lan", EXACT, "red", "tcp 22 open, expected silent, and 3 more"),
+        ("lan", result({"silent": "1-8079,8081-65535", "open": "8080"}), "red", "tcp 8080 open, expected silent"),
+        # A refusal says that somebody is there.
+        ("lan", result({"silent": "2-65535", "refused": "1"}), "red", "tcp, 1 ports refused, expected silent"),
+        ("lan", result({"silent": "1-65535"}, {"open": "5353", "silent": "53"}), "red", "udp 5353 open"),
+        ("tailnet", result({"open": "22", "refused": "1-21,23-65535"}), "red", "tcp 4000 refused, expected open"),
+        ("tailnet", result({"open": "22,4000,8188", "refused": "1"}), "red", "tcp 8188 open, expected refused"),
+        ("lan", result({"silent": "1-65535"}, evidence=""), "invalid", "nothing shows that the machine was there"),
+        ("lan", {**DEAD, "control": {"tcp": "open", "udp": "silent"}}, "invalid", "udp control: silent"),
+        ("lan", {**DEAD, "control": {}}, "invalid", "none was planted"),
+        ("lan", {**DEAD, "route": False}, "invalid", "Nothing was tested from the lan"),
+        ("tailnet", result({"silent": "1-65535"}, evidence=""), "red", "tcp 22 silent, expected open"),
+    ],
+)
+def test_verdict(side: str, seen: dict[str, Any], verdict: str, word: str) -> None:
+    rows = table.rows_of("mac", side, seen, DOORS)
+    assert table.verdict(rows) == verdict, rows
+    assert word in table.why(rows) and bool(table.why(rows)) is (verdict != "green")
+
+
+def test_one_side_without_proof_is_enough() -> None:
+    lan = table.rows_of("pi", "lan", DEAD, DOORS)
+    away = table.rows_of("mac", "tailnet", {**EXACT, "route": False}, DOORS)
+    assert table.verdict(lan) == "green" and table.verdict([*lan, *away]) == "invalid"
+    assert table.verdict([]) == "invalid" and table.why([]) == "Nothing was tested."
+    other = table.rows_of("pi", "lan", {**DEAD, "address": "2001:db8::10", "route": False}, DOORS)
+    assert table.verdict([*lan, *other]) == "green", "an address without a way from here, beside one that was tried"
+
+
+def test_a_door_for_datagrams_may_keep_silent() -> None:
+    doors = [*DOORS, {"name": "wireguard", "port": 51820, "protocol": "udp"}]
+    seen = {**EXACT, "udp": {"refused": "53", "silent": "51820"}}
+    rows = {row.port: row for row in table.rows_of("mac", "tailnet", seen, doors)}
+    assert rows["udp 51820"].verdict == "not tested" and "does not answer" in rows["udp 51820"].seen
+    assert rows["tcp 22"].verdict == "holds"
+
+
+def test_a_door_outside_what_was_tried_is_not_tested() -> None:
+    rows = {row.port: row for row in table.rows_of("mac", "tailnet", result({"open": "22"}), DOORS)}
+    assert (rows["tcp 4000"].seen, rows["tcp 4000"].verdict) == ("not tried", "not tested")
+
+
+def test_the_table_shows_what_differs_first_and_can_be_filtered() -> None:
+    rows = table.rows_of("pi", "lan", result({"silent": "1-8079,8081-65535", "open": "8080"}), DOORS)
+    lines = table.lines(rows, rows)
+    assert lines[0].startswith("Verdict: red. pi (lan) saw 192.0.2.10 tcp 8080 open")
+    assert lines[1].split(" · ")[:3] == ["from    ", "address   ", "port            "]
+    assert lines[2].startswith("pi (lan) · 192.0.2.10 · tcp 8080") and lines[2].endswith("differs")
+    assert "tcp, 65534 ports" in lines[3] and lines[3].rstrip().endswith("silent")
+    few = table.chosen(rows, ["tcp 8080"])
+    assert [row.port for row in few] == ["tcp 8080"] and table.chosen(rows, []) == rows
+    assert table.lines(table.chosen(rows, ["nothing"]), rows)[0].startswith("Verdict: red."), "the verdict is of all"
+
+
+def test_a_verdict_that_there_is_not_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no such verdict"):
+        table.Row("a", "lan", "b", "c", "d", "e", "fine")
+
+
+# ---- addresses
+def entry(name: str, *addresses: str, **more: Any) -> dict[str, Any]:
+    return {"ifname": name, "addr_info": [{"local": text, "scope": "global", **more} for text in addresses]}
+
+
+SHOWN = [
+    entry("lo", "127.0.0.1"),
+    entry("enp5s0", "192.168.1.10", "2001:db8::10"),
+    {"ifname": "enp5s0", "addr_info": [{"local": "fe80::1", "scope": "link"}]},
+    entry("wlan0", "192.168.1.11"),
+    entry("wlan1", "2001:db8::9", deprecated=True),
+    entry("tailscale0", "100.64.0.2", "fd7a:115c:a1e0::2"),
+    entry("docker0", "10.90.0.1"),
+    entry("br-sovereign", "10.88.0.1"),
+    entry("veth12ab", "169.254.1.1"),
+]
+
+
+def test_addresses_are_sorted_by_who_can_knock() -> None:
+    found = door_addresses(json.dumps(SHOWN), json.dumps([{"dst": "default", "dev": "wlan0"}]), "tailscale0")
+    assert found == {
+        "lan": ["192.168.1.10", "2001:db8::10", "192.168.1.11"],
+        "tailnet": ["100.64.0.2", "fd7a:115c:a1e0::2"],
+        "card": "wlan0",
+    }
+    other = door_addresses(json.dumps(SHOWN), "[]", "wg-home")
+    assert other["card"] == "enp5s0" and other["tailnet"] == [] and "100.64.0.2" in other["lan"]
+    assert door_addresses("", "", "tailscale0") == {"lan": [], "tailnet": [], "card": ""}
+
+
+def test_an_answer_that_is_no_json_is_an_error() -> None:
+    with pytest.raises(AnsibleFilterError, match="ip -json"):
+        door_addresses("Object not found", "[]", "tailscale0")
+    assert FilterModule().filters() == {"door_addresses": door_addresses}
