@@ -84,6 +84,18 @@ EDGES: dict[str, dict[str, Values]] = {
             "guard_hybrid_users": ["mushishi-ingress-hybrid"],
             "guard_sovereign_users": ["somebody"],
         },
+        # As test_guard_doors.py knocks at them.
+        "doors": {
+            "guard_doors_enforced": True,
+            "guard_doors": [
+                {"name": "ssh", "port": 22, "protocol": "tcp", "role": "ssh"},
+                {"name": "admission", "port": 4001, "protocol": "tcp", "role": "ingress"},
+                {"name": "sync", "port": 22000, "protocol": "udp", "role": "firewall"},
+                {"name": "published", "port": 4002, "protocol": "tcp", "role": "firewall"},
+                {"name": "published too", "port": 22001, "protocol": "udp", "role": "firewall"},
+            ],
+        },
+        "no door at all": {"guard_doors_enforced": True, "guard_doors": [], "guard_inside_interfaces": ["lo"]},
         "another bridge": {"guard_bridge": "br-other", "guard_ingress_interface": "wg-home"},
     },
     "ingress": {
