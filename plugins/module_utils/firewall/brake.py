@@ -306,10 +306,11 @@ class Brake:
             return None
         return record
 
-    def arm(self, seconds: int, reason: str, *, leaving: bool = False) -> str:
+    def arm(self, seconds: int, reason: str, *, remember: bool = False, leaving: bool = False) -> str:
         """Copy what is there and start the timer; the token with which the change is confirmed.
 
-        ``leaving``: when it is confirmed, what was there before the first change is of no use any more.
+        ``remember``: when this is the first change, keep what is there now, for the day on which all is taken away.
+        ``leaving``: this is that day; once it is confirmed, what was kept is of no use any more.
 
         Raises:
             NotArmed: another change waits, or the timer cannot be started. Nothing was changed.
@@ -323,9 +324,9 @@ class Brake:
                     "until it is undone, then run again"
                 )
             self._places.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            first = not self._places.before.exists()
+            first = remember and not self._places.before.exists()
             self.take(self._places.pending)
-            if first and not leaving:
+            if first:
                 # What is there now is what there was before anything of ours.
                 shutil.copytree(self._places.pending, self._places.before)
                 sync(self._places.state)
@@ -336,7 +337,7 @@ class Brake:
                 "seconds": seconds,
                 "deadline": now + seconds,
                 "boot": self._boot(),
-                "first": first and not leaving,
+                "first": first,
                 "leaving": leaving,
             }
             write(self._places.mark, json.dumps(mark, sort_keys=True).encode())
@@ -383,7 +384,7 @@ class Brake:
             self._places.undone.unlink(missing_ok=True)
 
     def roll_back(self, cause: str = "time") -> dict[str, Any] | None:
-        """Put back what was there. ``cause`` reboot: files alone, as no rule is loaded yet. The record of it, or None."""
+        """Put back what was there; the record of it. ``cause`` reboot: files alone, as no rule is loaded yet."""
         with self.alone():
             mark = self.armed()
             if mark is None:
@@ -391,13 +392,14 @@ class Brake:
             problems: list[str] = []
             snapshot = Snapshot.read(self._places.pending)
             steps = [self._guard_back, self._files_back]
-            steps += [self._kernel_back, self._docker_back] if cause != "reboot" else []
-            moved = not all(snapshot.same(path) for path in self._places.files[: len(UFW_FILES)])
-            moved = moved or self.kernel() != snapshot.index["kernel"]
+            if cause != "reboot":
+                # UFW is loaded anew only when it was touched: a change of the guard's doors leaves it alone.
+                moved = not all(snapshot.same(path) for path in self._places.files[: len(UFW_FILES)])
+                moved = moved or self.kernel() != snapshot.index["kernel"]
+                steps += [*([self._kernel_back] if moved else []), self._docker_back]
             for step in steps:
                 try:
-                    if step is not self._kernel_back or moved:
-                        problems += step(snapshot, cause)
+                    problems += step(snapshot, cause)
                 except (OSError, ValueError, subprocess.TimeoutExpired) as error:
                     problems.append(str(error))
             record = {**mark, "cause": cause, "when": date(time.time()), "problems": problems}
@@ -415,13 +417,15 @@ class Brake:
         write(self._places.guard, text.encode(), status.st_mode & 0o7777, (status.st_uid, status.st_gid))
         return [] if cause == "reboot" else self._said(["nft", "--file", str(self._places.guard)])
 
-    def _files_back(self, snapshot: Snapshot, _cause: str) -> list[str]:
+    def _files_back(self, snapshot: Snapshot, cause: str) -> list[str]:
+        del cause
         for path in self._places.files:
             if not snapshot.same(path):
                 snapshot.put_back(path)
         return []
 
-    def _kernel_back(self, snapshot: Snapshot, _cause: str) -> list[str]:
+    def _kernel_back(self, snapshot: Snapshot, cause: str) -> list[str]:
+        del cause
         return self.load_ufw(snapshot.index["kernel"])
 
     def load_ufw(self, wanted: Mapping[str, Any]) -> list[str]:
@@ -438,8 +442,9 @@ class Brake:
                 problems += self._said([program, "-P", chain, policy])
         return problems
 
-    def _docker_back(self, _snapshot: Snapshot, _cause: str) -> list[str]:
+    def _docker_back(self, snapshot: Snapshot, cause: str) -> list[str]:
         """The unit reads the list of doors again, if it runs."""
+        del snapshot, cause
         return self._said(["systemctl", "try-restart", DOCKER_UNIT])
 
     def _said(self, argv: Sequence[str], text: str = "") -> list[str]:

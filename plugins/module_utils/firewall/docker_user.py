@@ -163,7 +163,7 @@ class Policy:
             status, out, _err = self._run([family, "-V"], "")
             if status == 0 and "legacy" in out:
                 raise Fault(
-                    f"{family} writes to the legacy packet filter, which is not what Docker and UFW of this release use. "
+                    f"{family} writes to the legacy packet filter, of which Docker and UFW see the other half. "
                     f"update-alternatives --set {family} /usr/sbin/{family}-nft"
                 )
             status, out, err = self._run([family, "-S"], "")

@@ -73,7 +73,7 @@ def check_interface(name: str) -> str:
         SovereignError: it is none.
     """
     if not INTERFACE.fullmatch(name):
-        raise SovereignError("interface of the doors", f"{name!r} is no name of an interface", "Write one as tailscale0.")
+        raise SovereignError("interface of the doors", f"{name!r} is no interface's name", "Write one as tailscale0.")
     return name
 
 

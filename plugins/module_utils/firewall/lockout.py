@@ -82,7 +82,7 @@ def addresses_of(interface: str, run: Runner) -> list[str]:
 
 
 def fenced_in(run: Runner, inside: Iterable[str], sys_net: str = "/sys/class/net") -> list[str]:
-    """Interfaces that count as inside although they lead outside: with a default route, or a network card in the bridge."""
+    """Interfaces that count as inside and lead outside: they have a default route, or a network card in the bridge."""
     patterns = list(inside)
     found = []
     for family in ("-4", "-6"):
@@ -122,7 +122,7 @@ def problems(
         found.append(f"the tailnet's interface {interface} has no address: nobody could come in by it (tailscale up)")
     if session is None:
         if over_ssh:
-            found.append("from where this SSH connection comes cannot be found out, so nobody can say that it would last")
+            found.append("from where this SSH connection comes cannot be found out, nor whether it would last")
         return found
     if device is None:
         found.append(f"no route leads back to {session.client}, from where this SSH connection comes")

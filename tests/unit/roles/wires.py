@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
-#: Listens on TCP and UDP ports of all addresses, IPv4 and IPv6, and sends back what it gets. argv: tcp ports, udp ports.
+#: Listens on TCP and UDP ports of all addresses, IPv4 and IPv6, and answers. argv: the TCP ports, the UDP ports.
 ECHO = """
 import select, socket, sys
 listeners, datagrams = [], []
@@ -94,7 +95,7 @@ class Place:
     def __init__(self, name: str) -> None:
         self.name = name
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "--mount", "sh", "-c", "echo ready; exec sleep 600"], stdout=subprocess.PIPE, text=True
+            ["unshare", "--net", "--mount", "sh", "-c", "echo ready; exec sleep 900"], stdout=subprocess.PIPE, text=True
         )
         self._started: list[subprocess.Popen[str]] = []
         assert self._holder.stdout and self._holder.stdout.readline() == "ready\n", "needs root and namespaces"
@@ -163,16 +164,15 @@ def places(*names: str) -> Iterator[list[Place]]:
     made: list[Place] = []
     try:
         for name in names:
-            made.append(Place(name))  # noqa: PERF401 - what was made before a failure is taken away
+            made.append(Place(name))
         yield made
     finally:
         for place in reversed(made):
             place.end()
 
 
-def until(what: str, ask: object, seconds: float = 10) -> None:
+def until(what: str, ask: Callable[[], bool], seconds: float = 10) -> None:
     """Wait until a question is answered with yes."""
-    assert callable(ask)
     end = time.monotonic() + seconds
     while not ask():
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
@@ -181,6 +181,6 @@ def until(what: str, ask: object, seconds: float = 10) -> None:
 
 def program(name: str) -> str:
     """A program's path, /usr/sbin included."""
-    found = next((str(path) for folder in ("/usr/sbin", "/sbin", "/usr/bin", "/bin") if (path := Path(folder, name)).exists()), "")
-    assert found, f"{name} is missing: tools/bootstrap.sh names its package"
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    assert found, f"{name} is missing: run tools/test, which installs it"
     return found
