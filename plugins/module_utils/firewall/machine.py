@@ -129,8 +129,8 @@ class Machine:
         if settings.get("firewall-backend", "iptables") != "iptables":
             raise SovereignError(
                 f"file {path}",
-                f"Docker's firewall backend is {settings['firewall-backend']!r}, where no DOCKER-USER is; that was never "
-                "tested here",
+                f"Docker's firewall backend is {settings['firewall-backend']!r}, where no DOCKER-USER is; that was "
+                "never tested here",
                 'Take "firewall-backend" out (its default is iptables), restart Docker, and run again.',
             )
         for name in ("iptables", "ip6tables"):
@@ -311,7 +311,7 @@ class Machine:
 
     # ---- taking it away
     def _absent(self, wish: Wish, check_mode: bool) -> Outcome:
-        """What was there before the first converge, to the byte; what another hand has done since stays, and is named."""
+        """What was there before the first converge, to the byte; what another hand has done since stays."""
         outcome = Outcome()
         differences = Differences()
         before = brake.Snapshot.read(self._places.before) if (self._places.before / "index.json").is_file() else None
