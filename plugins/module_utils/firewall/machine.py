@@ -321,7 +321,7 @@ class Machine:
                 path = self._places.etc / name
                 if before.same(path):
                     continue
-                if self._only_ours(name, before.content(path)):
+                if self._only_ours(name, before):
                     back.append(path)
                     differences.compare(str(path), "as this role left it", "as it was before")
                 else:
@@ -360,16 +360,21 @@ class Machine:
     def _path_of(self, rule: ufw.Rule) -> Path:
         return self._places.etc / ("ufw/user.rules" if rule.family == 4 else "ufw/user6.rules")
 
-    def _only_ours(self, name: str, before: bytes | None) -> bool:
+    def _only_ours(self, name: str, before: brake.Snapshot) -> bool:
         """Whether nobody but this role has changed a file since."""
-        if before is None:
+        kept, switch = before.content(self._places.etc / name), before.content(self._places.etc / "ufw/ufw.conf")
+        if kept is None or switch is None or not (self._places.etc / name).is_file():
             return False
-        then, now = before.decode("utf-8", "replace"), self._text(name)
+        then, now = kept.decode("utf-8", "replace"), self._text(name)
         if name == "default/ufw":
             return ufw.own_settings(then, now, _OUR_SETTINGS)
         if name == "ufw/ufw.conf":
             return ufw.own_settings(then, now, {"ENABLED": "yes"})
         if name in ("ufw/user.rules", "ufw/user6.rules"):
+            levels = [ufw.settings_from(text).get("LOGLEVEL") for text in (switch.decode(), self._text("ufw/ufw.conf"))]
+            if levels[0] != levels[1]:
+                # The level is written into these files, too.
+                return False
             return ufw.own_rules(then, now, 4 if name == "ufw/user.rules" else 6)
         return ufw.own_words(then, now)
 

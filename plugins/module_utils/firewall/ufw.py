@@ -276,10 +276,11 @@ def own_words(before: str, now: str) -> bool:
 
 
 def own_rules(before: str, now: str, family: int) -> bool:
-    """Whether a file of rules differs in nothing but rules of ours."""
+    """Whether a file of rules differs in nothing but rules of ours, and in what UFW logs with another policy."""
     return foreign(before, family) == foreign(now, family) and _rest(before) == _rest(now)
 
 
 def _rest(text: str) -> str:
-    """What stands around the rules: chains, and what is logged."""
-    return text.split("### RULES ###", 1)[0] + text.split("### END RULES ###", 1)[-1]
+    """What stands around the rules. What is logged is left out: UFW makes it of its level and the policies."""
+    around = text.split("### RULES ###", 1)[0] + text.split("### END RULES ###", 1)[-1]
+    return around.split("### LOGGING ###", 1)[0] + around.split("### END LOGGING ###", 1)[-1]

@@ -68,6 +68,12 @@ EDGES: dict[str, dict[str, Values]] = {
     },
     "base": {"another root": {"base_data_root": "/srv/with space"}},
     "docker_engine": {},
+    "firewall": {
+        "another interface, a longer list": {
+            "firewall_interface": "wg-home",
+            "firewall_inside_interfaces": ["lo", "docker0"],
+        },
+    },
     "gateway": {
         "other ports, no prober's patience": {"gateway_hybrid_port": 4100, "gateway_memory_max": "512M"},
     },
@@ -160,6 +166,9 @@ ROWS = (
     Row("base", "systemd/sovereign-engines.slice.j2", f"{UNITS}/sovereign-engines.slice"),
     Row("base", "systemd/sovereign.slice.j2", f"{UNITS}/sovereign.slice"),
     Row("docker_engine", "10-guard.conf.j2", f"{UNITS}/docker.service.d/10-guard.conf"),
+    Row("firewall", "mushishi-docker-user.service.j2", f"{UNITS}/mushishi-docker-user.service"),
+    Row("firewall", "mushishi-firewall-boot.service.j2", f"{UNITS}/mushishi-firewall-boot.service"),
+    Row("firewall", "mushishi-firewall-rollback.service.j2", f"{UNITS}/mushishi-firewall-rollback.service"),
     Row("gateway", "haproxy.cfg.j2", "/etc/mushishi/gateway/haproxy.cfg"),
     Row("gateway", "litellm.yaml.j2", "/etc/mushishi/gateway/{{ item.plane }}.yaml", each="__gateway_configs"),
     Row("gateway", "mushishi-hybrid-gateway.service.j2", f"{UNITS}/mushishi-hybrid-gateway.service"),

@@ -100,6 +100,9 @@ class Place:
         self._started: list[subprocess.Popen[str]] = []
         assert self._holder.stdout and self._holder.stdout.readline() == "ready\n", "needs root and namespaces"
         self.run("ip", "link", "set", "lo", "up")
+        # No second of silence in which each new interface asks whether its own address is taken.
+        for name in ("all", "default"):
+            self.run("sh", "-c", f"echo 0 > /proc/sys/net/ipv6/conf/{name}/accept_dad")
 
     @property
     def pid(self) -> int:
