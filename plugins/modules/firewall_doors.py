@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: firewall_doors
 short_description: Keep UFW and DOCKER-USER shut but for the doors of the tailnet
 description:
-  - Reads UFW's files, the filter tables of the kernel and Docker's settings, compares them once with what is wanted, and
+  - Reads UFW's files, the kernel's filter tables and Docker's settings, compares them once with what is wanted, and
     makes the difference up by C(ufw) commands. A chain that somebody has flushed is a difference.
   - Wanted is UFW enabled for IPv4 and IPv6, incoming and routed denied, outgoing allowed, and one rule for each door on
     the tailnet's interface. Rules of the user stay, as do rules of another hand in DOCKER-USER.
@@ -147,14 +147,11 @@ def main() -> None:
     module.run_command_environ_update = {"LANG": "C", "LC_ALL": "C"}
 
     def run(command: Sequence[str], text: str) -> tuple[int, str, str]:
-        status, out, err = module.run_command(list(command), data=text or None, handle_exceptions=False)
-        return status, out, err
-
-    def safe(command: Sequence[str], text: str) -> tuple[int, str, str]:
         try:
-            return run(command, text)
+            status, out, err = module.run_command(list(command), data=text or None, handle_exceptions=False)
         except OSError as error:
             return 127, "", str(error)
+        return status, out, err
 
     given = module.params
     try:
@@ -168,7 +165,7 @@ def main() -> None:
             accepted=given["lockout_accepted"],
             pid=os.getpid(),
         )
-        outcome = machine.Machine(safe).bring(wish, check_mode=module.check_mode)
+        outcome = machine.Machine(run).bring(wish, check_mode=module.check_mode)
     except SovereignError as error:
         module.fail_json(msg=str(error))
     for note in outcome.notes:
