@@ -172,8 +172,8 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except (brake.Undone, brake.NotArmed) as error:
         module.fail_json(
-            msg=f"firewall: {error} The machine is as it was before. What cut the connection is in what this run wanted "
-            "to change: compare its doors with the way by which this controller comes in."
+            msg=f"firewall: {error} The machine is as it was before. What cut the connection is in what this run "
+            "wanted to change: compare its doors with the way by which this controller comes in."
         )
     module.exit_json(changed=False, token=token)
 

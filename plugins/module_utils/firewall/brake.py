@@ -57,6 +57,7 @@ class Places:
     lock: Path = Path("/run/mushishi-firewall.lock")
     etc: Path = Path("/etc")
     boot: Path = Path("/proc/sys/kernel/random/boot_id")
+    switches: Path = Path("/proc/sys")
 
     @property
     def files(self) -> list[Path]:
@@ -140,6 +141,14 @@ def policies_of(listing: str) -> dict[str, str]:
     """Built-in chain → policy, from ``iptables -S``."""
     words = [line.split() for line in listing.splitlines() if line.startswith("-P ")]
     return {chain: policy for _p, chain, policy in words}
+
+
+def switches_of(text: str) -> list[str]:
+    """The names in a file of sysctl, as paths below /proc/sys."""
+    lines = [line.strip() for line in text.splitlines()]
+    names = [line.partition("=")[0].strip() for line in lines if "=" in line and line[0] not in "#;"]
+    # With a slash in it the name is a path already; else its dots are the slashes.
+    return [name.lstrip("-") if "/" in name else name.lstrip("-").replace(".", "/") for name in names]
 
 
 def date(moment: float) -> str:
@@ -266,7 +275,12 @@ class Brake:
                 "uid": status.st_uid,
                 "gid": status.st_gid,
             }
-        index = {"files": files, "kernel": self.kernel(), "guard": doors_of(self._guard_rules())}
+        index = {
+            "files": files,
+            "kernel": self.kernel(),
+            "switches": self.switches(),
+            "guard": doors_of(self._guard_rules()),
+        }
         write(new / "index.json", json.dumps(index, sort_keys=True).encode())
         shutil.rmtree(folder, ignore_errors=True)
         new.replace(folder)
@@ -281,6 +295,15 @@ class Brake:
             if status == 0:
                 loaded = f"-N {prefix}-user-input" in out.splitlines()
                 found[program] = {"loaded": loaded, "policies": policies_of(out)}
+        return found
+
+    def switches(self) -> dict[str, str]:
+        """The kernel's switches that UFW sets when it starts, as they are now."""
+        found = {}
+        with contextlib.suppress(OSError):
+            for name in switches_of((self._places.etc / "ufw/sysctl.conf").read_text(encoding="utf-8")):
+                with contextlib.suppress(OSError):
+                    found[name] = (self._places.switches / name).read_text(encoding="ascii").strip()
         return found
 
     def _guard_rules(self) -> str | None:
@@ -426,11 +449,12 @@ class Brake:
 
     def _kernel_back(self, snapshot: Snapshot, cause: str) -> list[str]:
         del cause
-        return self.load_ufw(snapshot.index["kernel"])
+        return self.load_ufw(snapshot)
 
-    def load_ufw(self, wanted: Mapping[str, Any]) -> list[str]:
-        """UFW's chains as its files say, or none, and the policies of before; what could not be done."""
+    def load_ufw(self, snapshot: Snapshot) -> list[str]:
+        """UFW's chains as its files say, or none; policies and switches as they were; what could not be done."""
         problems = []
+        wanted: Mapping[str, Any] = snapshot.index["kernel"]
         for program, prefix in FAMILIES.items():
             status, out, _err = self._run([program, "-S"], "")
             if status == 0:
@@ -440,6 +464,11 @@ class Brake:
         for program, kernel in wanted.items():
             for chain, policy in kernel["policies"].items():
                 problems += self._said([program, "-P", chain, policy])
+        for name, value in snapshot.index["switches"].items():
+            try:
+                (self._places.switches / name).write_text(f"{value}\n", encoding="ascii")
+            except OSError as error:
+                problems.append(f"{name}: {error.strerror}")
         return problems
 
     def _docker_back(self, snapshot: Snapshot, cause: str) -> list[str]:

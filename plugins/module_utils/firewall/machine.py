@@ -351,7 +351,7 @@ class Machine:
             for path in back:
                 before.put_back(path)
             self._settings_back(before)
-            for problem in self.brake.load_ufw(before.index["kernel"]):
+            for problem in self.brake.load_ufw(before):
                 raise SovereignError(_THING, problem, "What was changed is undone by itself.")
         self._places.doors.unlink(missing_ok=True)
         self._docker_apply(wish)

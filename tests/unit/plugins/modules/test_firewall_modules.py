@@ -15,6 +15,7 @@ from ansible_collections.mushishi.sovereign.plugins.modules import firewall_brak
 
 Run = Callable[..., dict[str, Any]]
 DOOR = {"name": "ssh", "port": 22, "protocol": "tcp", "role": "ssh"}
+KEPT = {"state": "confirmed", "token": "t"}
 ASKED = {"interface": "tailscale0", "inside": ["lo"], "doors": [DOOR]}
 
 
@@ -92,16 +93,16 @@ def test_an_error_of_the_core_is_the_message(run: Run, core: Core) -> None:
 def test_armed_and_confirmed(run: Run, core: Core) -> None:
     armed = run(firewall_brake, state="armed", reason="a test", **ASKED)
     assert (armed["changed"], armed["token"]) == (False, "t") and core.wishes[0][1] == "a test"
-    assert run(firewall_brake, state="confirmed", token="t")["failed"] is False and core.wishes[1] == ("t",)
+    assert run(firewall_brake, **KEPT)["failed"] is False and core.wishes[1] == ("t",)
     core.wishes.clear()
     assert run(firewall_brake, check=True, state="armed", **ASKED)["token"] == ""
-    assert not run(firewall_brake, check=True, state="confirmed", token="t")["failed"] and core.wishes == []
+    assert not run(firewall_brake, check=True, **KEPT)["failed"] and core.wishes == []
 
 
 @pytest.mark.parametrize("error", [brake.Undone("the change of x was undone."), brake.NotArmed("no change.")])
 def test_what_was_undone_fails_in_words(run: Run, core: Core, error: Exception) -> None:
     core.error = error
-    result = run(firewall_brake, state="confirmed", token="t")
+    result = run(firewall_brake, **KEPT)
     assert result["failed"] and str(error) in result["msg"] and "as it was before" in result["msg"]
 
 

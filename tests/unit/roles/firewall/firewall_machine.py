@@ -115,6 +115,11 @@ class Machine:
             for name in names
         }
 
+    def switches(self) -> str:
+        """What UFW's sysctl.conf names, as the kernel has it."""
+        read = "grep -v '^#' /etc/ufw/sysctl.conf | grep = | cut -d= -f1 | while read n; do cat /proc/sys/$n; done"
+        return self.run("sh", "-c", read)
+
     def rules(self, family: str = "iptables") -> list[str]:
         return self.run(family, "-S").splitlines()
 

@@ -120,15 +120,18 @@ def test_policies_and_ipv6_are_set(machine: Machine) -> None:
 # ---- the brake
 def test_what_nobody_confirms_is_undone(machine: Machine) -> None:
     machine.run("iptables", "-P", "FORWARD", "DROP")
+    machine.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/accept_redirects")
     files, rules = machine.files(), (machine.rules(), machine.rules("ip6tables"))
+    switches = machine.switches()
     machine.docker()
     machine.place.echo((8188,))
     done = machine.bring(SSH, seconds=3)
     assert done["changed"]
     assert machine.stranger.knock([("tcp", LAN["v4"], 8188)])["tcp", LAN["v4"], 8188] == "silent"
+    assert machine.switches() != switches, "UFW sets switches of the kernel, too"
     until("the timer undoes it", lambda: "undone.json" in machine.run("ls", "/var/lib/mushishi-firewall"), 20)
     assert machine.stranger.knock([("tcp", LAN["v4"], 8188)])["tcp", LAN["v4"], 8188] == "open"
-    assert machine.files() == files
+    assert machine.files() == files and machine.switches() == switches
     plain = [[rule for rule in machine.rules(family) if "DOCKER" not in rule] for family in ("iptables", "ip6tables")]
     assert plain == [sorted(some, key=some.index) for some in rules], "the kernel's rules, too"
     assert "MUSHISHI" not in machine.run("iptables-save"), "and DOCKER-USER"

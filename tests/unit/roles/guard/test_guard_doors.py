@@ -7,6 +7,7 @@ is done by hand, so that the rules are seen to hold with, without and against th
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import pytest
 from ansible_collections.mushishi.sovereign.plugins.module_utils.audit.counters import HOST, counters_of, is_egress
+from ansible_collections.mushishi.sovereign.plugins.module_utils.audit.ruleset import Ruleset, stops
 from rendering import Rendered
 from wires import Place, Target, places, wire
 
@@ -264,6 +266,20 @@ def test_a_connection_that_stands_survives_a_reload(world: World) -> None:
         process.stdin.flush()
         assert process.stdout.readline() == "b\n"
     assert world.stranger.knock([("tcp", LAN["v4"], 6500)])["tcp", LAN["v4"], 6500] == "silent", "a new one does not"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_audit_reads_the_rules_as_they_are(world: World, family: str) -> None:
+    """What it says of a listing is what becomes of a knock."""
+    world.load()
+    rules = Ruleset(json.loads(world.machine.run("nft", "--json", "list", "ruleset")), {})
+    table = ("inet", "mushishi_guard")
+    for protocol, port in [("tcp", 22), ("tcp", 4001), ("tcp", 8188), ("udp", 22000), ("udp", 5353)]:
+        packet = {"family": 4 if family == "v4" else 6, "proto": protocol, "dport": port, "ct": "new"}
+        outcomes = rules.outcomes(table, "input", {**packet, "iif": "lan0", "daddr": LAN[family]})
+        assert stops(outcomes) and "drop" in outcomes, outcomes
+        outcomes = rules.outcomes(table, "input", {**packet, "iif": "tailscale0", "daddr": TAILNET[family]})
+        assert stops(outcomes) is ((protocol, port) not in DOORS), outcomes
 
 
 def test_knocks_are_counted_and_are_no_alarm(world: World) -> None:

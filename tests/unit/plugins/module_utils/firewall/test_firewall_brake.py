@@ -62,6 +62,11 @@ def test_every_chain_of_ufw_is_taken_away_and_no_other() -> None:
     assert brake.purge(LISTING, "ufw6") == "*filter\nCOMMIT\n"
 
 
+def test_switches_are_paths() -> None:
+    text = "# a=1\n;b=2\n\nnet/ipv4/conf/all/x=1\nnet.ipv4.y = 0\n-net.ipv6.z=2\nnonsense\n"
+    assert brake.switches_of(text) == ["net/ipv4/conf/all/x", "net/ipv4/y", "net/ipv6/z"]
+
+
 class System:
     """Programs that all succeed, and are remembered."""
 
@@ -82,7 +87,7 @@ def places(tmp_path: Path) -> brake.Places:
         (etc / name).write_text(f"{name} as it was\n")
         (etc / name).chmod(0o640)
     (tmp_path / "boot").write_text("one\n")
-    return brake.Places(tmp_path / "state", tmp_path / "lock", etc, tmp_path / "boot")
+    return brake.Places(tmp_path / "state", tmp_path / "lock", etc, tmp_path / "boot", tmp_path / "sys")
 
 
 def test_armed_changed_undone_told(places: brake.Places) -> None:
