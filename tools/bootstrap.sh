@@ -35,7 +35,9 @@ iproute2 reads this machine's routes, so that the lab's networks keep clear of t
 openssl makes the lab's certificate authority
 haproxy plays the engine door in the unit tests (its service is not started)
 openssh-server judges the settings of sshd in the unit tests (its service is not started)
-nftables loads rules in namespaces of the unit tests (its service is not started)
+nftables loads the guard's rules in the unit tests, in network namespaces of their own
+ufw plays itself in the unit tests, in namespaces of their own (its package leaves it switched off)
+iptables is what UFW and Docker write their rules with, in the same tests
 git lists the files that belong to the source
 systemd judges the units (systemd-analyze)
 xz-utils unpacks packages while the image is built

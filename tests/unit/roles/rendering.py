@@ -68,6 +68,12 @@ EDGES: dict[str, dict[str, Values]] = {
     },
     "base": {"another root": {"base_data_root": "/srv/with space"}},
     "docker_engine": {},
+    "firewall": {
+        "another interface, a longer list": {
+            "firewall_interface": "wg-home",
+            "firewall_inside_interfaces": ["lo", "docker0"],
+        },
+    },
     "gateway": {
         "other ports, no prober's patience": {"gateway_hybrid_port": 4100, "gateway_memory_max": "512M"},
     },
@@ -84,6 +90,18 @@ EDGES: dict[str, dict[str, Values]] = {
             "guard_hybrid_users": ["mushishi-ingress-hybrid"],
             "guard_sovereign_users": ["somebody"],
         },
+        # As test_guard_doors.py knocks at them.
+        "doors": {
+            "guard_doors_enforced": True,
+            "guard_doors": [
+                {"name": "ssh", "port": 22, "protocol": "tcp", "role": "ssh"},
+                {"name": "admission", "port": 4001, "protocol": "tcp", "role": "ingress"},
+                {"name": "sync", "port": 22000, "protocol": "udp", "role": "firewall"},
+                {"name": "published", "port": 4002, "protocol": "tcp", "role": "firewall"},
+                {"name": "published too", "port": 22001, "protocol": "udp", "role": "firewall"},
+            ],
+        },
+        "no door at all": {"guard_doors_enforced": True, "guard_doors": [], "guard_inside_interfaces": ["lo"]},
         "another bridge": {"guard_bridge": "br-other", "guard_ingress_interface": "wg-home"},
     },
     "ingress": {
@@ -171,6 +189,9 @@ ROWS = (
     Row("base", "systemd/sovereign.slice.j2", f"{UNITS}/sovereign.slice"),
     Row("docker_engine", "10-guard.conf.j2", f"{UNITS}/docker.service.d/10-guard.conf"),
     Row("docker_engine", "mushishi-docker.sources.j2", "/etc/apt/sources.list.d/mushishi-docker.sources"),
+    Row("firewall", "mushishi-docker-user.service.j2", f"{UNITS}/mushishi-docker-user.service"),
+    Row("firewall", "mushishi-firewall-boot.service.j2", f"{UNITS}/mushishi-firewall-boot.service"),
+    Row("firewall", "mushishi-firewall-rollback.service.j2", f"{UNITS}/mushishi-firewall-rollback.service"),
     Row("gateway", "haproxy.cfg.j2", "/etc/mushishi/gateway/haproxy.cfg"),
     Row("gateway", "litellm.yaml.j2", "/etc/mushishi/gateway/{{ item.plane }}.yaml", each="__gateway_configs"),
     Row("gateway", "mushishi-hybrid-gateway.service.j2", f"{UNITS}/mushishi-hybrid-gateway.service"),

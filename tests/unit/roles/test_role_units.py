@@ -23,6 +23,7 @@ MOST_EXPOSED = 25
 LESS_SHUT = {
     "mushishi-guard.service": (70, "loads the packet filter: CAP_NET_ADMIN in the host's own namespace"),
     "mushishi-evidence.service": (60, "reads and mends the rules of both namespaces: CAP_NET_ADMIN, CAP_SYS_ADMIN"),
+    "mushishi-firewall-rollback.service": (50, "puts back UFW's files and loads its rules: writes /etc, CAP_NET_ADMIN"),
     "mushishi-plane.service": (96, "makes bridges and network namespaces: mounts, sysctl, root"),
 }
 #: Settings that the judging systemd may not know: {setting: why it is needed}. None so far.

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+# Private to this collection: may change in any release.
+"""Whether a change of the doors would cut off who makes it: asked before anything is changed."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import Door, is_inside
+
+# Runs a program: argument list and standard input in; exit status, standard output and standard error out.
+Runner = Callable[[Sequence[str], str], "tuple[int, str, str]"]
+#: No login is deeper than this below its sshd.
+_DEEPEST = 64
+
+
+@dataclass(frozen=True)
+class Session:
+    """An SSH connection as its server sees it: from which address, to which port."""
+
+    client: str
+    port: int
+
+
+def session_from(text: str) -> Session | None:
+    """Read ``SSH_CONNECTION``: client, its port, server, its port."""
+    words = text.split()
+    if len(words) != 4 or not words[3].isdigit():
+        return None
+    try:
+        # A link-local address has the interface behind a percent sign.
+        address = ipaddress.ip_address(words[0].partition("%")[0])
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return Session(str(mapped or address), int(words[3]))
+
+
+def session_of(pid: int, proc: str = "/proc") -> Session | None:
+    """The SSH session in which a process runs. sudo does not hand ``SSH_CONNECTION`` down: its ancestors are asked."""
+    for _step in range(_DEEPEST):
+        try:
+            with open(f"{proc}/{pid}/environ", "rb") as stream:
+                for entry in stream.read().split(b"\0"):
+                    name, _, value = entry.partition(b"=")
+                    if name == b"SSH_CONNECTION":
+                        found = session_from(value.decode("ascii", "replace"))
+                        if found:
+                            return found
+            with open(f"{proc}/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+                # The name in brackets may hold anything; what follows the last one has fixed places.
+                pid = int(stream.read().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
+        if pid <= 0:
+            return None
+    return None
+
+
+def device_to(address: str, run: Runner) -> str | None:
+    """The interface by which this machine answers an address; None when there is no route."""
+    status, out, _err = run(["ip", "--json", "route", "get", address], "")
+    try:
+        return str(json.loads(out)[0]["dev"]) if status == 0 else None
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def addresses_of(interface: str, run: Runner) -> list[str]:
+    """Global addresses of an interface; none when there is no such interface."""
+    status, out, _err = run(["ip", "--json", "address", "show", "dev", interface], "")
+    try:
+        listed = json.loads(out)[0]["addr_info"] if status == 0 else []
+    except (ValueError, LookupError, TypeError):
+        listed = []
+    return [str(entry["local"]) for entry in listed if entry.get("scope") == "global"]
+
+
+def fenced_in(run: Runner, inside: Iterable[str], sys_net: str = "/sys/class/net") -> list[str]:
+    """Interfaces that count as inside and lead outside: they have a default route, or a network card in the bridge."""
+    patterns = list(inside)
+    found = []
+    for family in ("-4", "-6"):
+        status, out, _err = run(["ip", "--json", family, "route", "show", "default"], "")
+        try:
+            routes = json.loads(out or "[]") if status == 0 else []
+        except ValueError:
+            routes = []
+        found += [str(route["dev"]) for route in routes if is_inside(str(route.get("dev", "")), patterns)]
+    try:
+        names = [name for name in os.listdir(sys_net) if is_inside(name, patterns)]
+    except OSError:
+        names = []
+    for name in names:
+        try:
+            members = os.listdir(f"{sys_net}/{name}/brif")
+        except OSError:
+            continue
+        if any(os.path.exists(f"{sys_net}/{member}/device") for member in members):
+            found.append(name)
+    return sorted(set(found))
+
+
+def problems(
+    *,
+    session: Session | None,
+    over_ssh: bool,
+    device: str | None,
+    interface: str,
+    addresses: Sequence[str],
+    doors: Iterable[Door],
+    inside: Iterable[str],
+) -> list[str]:
+    """Why the change would cut off who makes it, one sentence each. Pure."""
+    found = []
+    if not addresses:
+        found.append(f"the tailnet's interface {interface} has no address: nobody could come in by it (tailscale up)")
+    if session is None:
+        if over_ssh:
+            found.append("from where this SSH connection comes cannot be found out, nor whether it would last")
+        return found
+    if device is None:
+        found.append(f"no route leads back to {session.client}, from where this SSH connection comes")
+    elif is_inside(device, inside):
+        return found
+    elif device != interface:
+        found.append(
+            f"this SSH connection comes from {session.client} by {device}, and {interface} will be the only way in. "
+            f"Connect to the machine's address on the tailnet ({', '.join(addresses) or 'it has none'})"
+        )
+    if session.port not in {door.port for door in doors if door.protocol == "tcp"}:
+        found.append(
+            f"this SSH connection comes in by port {session.port}, which is no door. The role ssh opens it, or "
+            "firewall_extra_doors"
+        )
+    return found
+
+
+def refuse(found: Sequence[str], *, accepted: bool) -> None:
+    """End here when somebody would be locked out, unless that was accepted.
+
+    Raises:
+        SovereignError: with every reason.
+    """
+    if found and not accepted:
+        raise SovereignError(
+            "firewall",
+            f"nothing was changed, because it would lock out who does it: {'; '.join(found)}",
+            "Or set firewall_lockout_accepted: true; what then cannot be confirmed in a new connection is undone by "
+            "itself.",
+        )

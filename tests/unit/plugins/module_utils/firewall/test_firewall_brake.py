@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""The brake's pure parts and its races; the whole of it, with the real UFW, is in tests/unit/roles/firewall."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall import brake
+from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.brake import (
+    BEGIN,
+    END,
+    Brake,
+    NotArmed,
+    Undone,
+)
+from hypothesis import given
+from hypothesis import strategies as some
+
+TEXT = some.text(some.characters(codec="ascii", exclude_characters="#\r\n\x0b\x0c\x1c\x1d\x1e"), max_size=40)
+
+
+@given(TEXT, TEXT, TEXT, TEXT)
+def test_the_lines_of_the_doors_alone_are_exchanged(head: str, old: str, new: str, tail: str) -> None:
+    rules = f"{head}\n{BEGIN}{old}\n{END}{tail}\n"
+    wanted = f"{BEGIN}{new}\n{END}"
+    made = brake.with_doors(rules, wanted)
+    assert made == f"{head}\n{wanted}{tail}\n" and brake.doors_of(made) == wanted
+    assert brake.with_doors(made, brake.doors_of(rules)) == rules, "and back again"
+
+
+@pytest.mark.parametrize("rules", [None, "", "table inet mushishi_guard { }\n", BEGIN])
+def test_rules_without_a_place_for_doors_have_none(rules: str | None) -> None:
+    assert brake.doors_of(rules) == brake.NO_DOORS
+    assert brake.with_doors(rules or "", brake.NO_DOORS) == (rules or "")
+
+
+def test_the_marks_are_those_of_the_guard(checkout: Path) -> None:
+    text = (checkout / "roles/guard/templates/host.nft.j2").read_text()
+    assert text.count(BEGIN) == 1 and text.count(END) == 1 and text.index(BEGIN) < text.index(END)
+
+
+LISTING = """-P INPUT DROP
+-N DOCKER-USER
+-N ufw-before-input
+-N ufw-user-input
+-A INPUT -s 192.0.2.1/32 -j ACCEPT
+-A INPUT -j ufw-before-input
+-A DOCKER-USER -j ufw-user-input
+-A ufw-before-input -j ufw-user-input
+-A ufw-user-input -p tcp -m tcp --dport 22 -j ACCEPT
+"""
+
+
+def test_every_chain_of_ufw_is_taken_away_and_no_other() -> None:
+    assert brake.purge(LISTING, "ufw").splitlines() == [
+        *("*filter", "-D INPUT -j ufw-before-input", "-D DOCKER-USER -j ufw-user-input"),
+        *("-F ufw-before-input", "-F ufw-user-input", "-X ufw-before-input", "-X ufw-user-input", "COMMIT"),
+    ]
+    assert brake.purge(LISTING, "ufw6") == "*filter\nCOMMIT\n"
+
+
+def test_switches_are_paths() -> None:
+    text = "# a=1\n;b=2\n\nnet/ipv4/conf/all/x=1\nnet.ipv4.y = 0\n-net.ipv6.z=2\nnonsense\n"
+    assert brake.switches_of(text) == ["net/ipv4/conf/all/x", "net/ipv4/y", "net/ipv6/z"]
+
+
+class System:
+    """Programs that all succeed, and are remembered."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.fails = ""
+
+    def run(self, argv: Sequence[str], text: str) -> tuple[int, str, str]:
+        self.said.append(" ".join(argv))
+        return (1, "", "no") if self.fails and self.fails in self.said[-1] else (0, "", "")
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> brake.Places:
+    etc = tmp_path / "etc"
+    for name in (*brake.UFW_FILES, "mushishi/x"):
+        (etc / name).parent.mkdir(parents=True, exist_ok=True)
+        (etc / name).write_text(f"{name} as it was\n")
+        (etc / name).chmod(0o640)
+    (tmp_path / "boot").write_text("one\n")
+    return brake.Places(tmp_path / "state", tmp_path / "lock", etc, tmp_path / "boot", tmp_path / "sys")
+
+
+def test_armed_changed_undone_told(places: brake.Places) -> None:
+    system = System()
+    one = Brake(places, system.run)
+    token = one.arm(60, "UFW", remember=True)
+    assert "systemd-run --on-active=60s" in system.said[-1]
+    with pytest.raises(NotArmed, match="the change of UFW waits"):
+        one.arm(60, "again")
+    (places.etc / "ufw/user.rules").write_text("changed")
+    (places.etc / "ufw/user6.rules").unlink()
+    places.doors.write_text("{}")
+    record = one.roll_back()
+    assert record and record["problems"] == [] and one.roll_back() is None
+    assert (places.etc / "ufw/user.rules").read_text() == "ufw/user.rules as it was\n"
+    assert (places.etc / "ufw/user6.rules").stat().st_mode & 0o777 == 0o640 and not places.doors.exists()
+    assert not places.before.exists(), "a first change that was undone is no first change"
+    with pytest.raises(Undone, match="nobody confirmed it in a new connection within 60 seconds"):
+        one.confirm(token)
+    one.confirm(one.arm(60, "UFW", remember=True))
+    assert one.last_undone() is None and places.before.exists()
+
+
+def test_a_token_of_nobody(places: brake.Places) -> None:
+    one = Brake(places, System().run)
+    with pytest.raises(NotArmed, match="no change with this token"):
+        one.confirm("x")
+    one.arm(60, "UFW")
+    with pytest.raises(NotArmed):
+        one.confirm("x")
+    assert one.armed(), "a wrong token confirms nothing"
+
+
+def test_a_timer_that_does_not_start_changes_nothing(places: brake.Places) -> None:
+    system = System()
+    system.fails = "systemd-run"
+    with pytest.raises(NotArmed, match="cannot be started"):
+        Brake(places, system.run).arm(60, "UFW", remember=True)
+    assert list(places.state.iterdir()) == []
+
+
+def test_what_cannot_be_put_back_is_said_and_the_rest_is(places: brake.Places) -> None:
+    system = System()
+    one = Brake(places, system.run)
+    one.arm(60, "UFW")
+    (places.etc / "ufw/ufw.conf").write_text("changed")
+    system.fails = "iptables-restore"
+    record = one.roll_back()
+    assert record and len(record["problems"]) == 1 and "iptables-restore" in record["problems"][0]
+    assert (places.etc / "ufw/ufw.conf").read_text() == "ufw/ufw.conf as it was\n"
+    assert "could not be put back" in brake.told(record)
+
+
+def test_after_a_reboot_files_alone_are_put_back(places: brake.Places) -> None:
+    system = System()
+    one = Brake(places, system.run)
+    one.arm(60, "UFW")
+    (places.etc / "ufw/ufw.conf").write_text("changed")
+    system.said.clear()
+    record = one.roll_back("reboot")
+    assert record and system.said == [] and "the machine was restarted" in brake.told(record)
+    assert (places.etc / "ufw/ufw.conf").read_text() == "ufw/ufw.conf as it was\n"
+
+
+def test_a_copy_that_was_cut_off_is_no_copy(places: brake.Places) -> None:
+    """A power cut while it is armed: without the mark nothing waits, and the next change copies anew."""
+    one = Brake(places, System().run)
+    one.take(places.pending)
+    (places.state / "pending.new").mkdir()
+    assert one.armed() is None and one.roll_back() is None
+    one.arm(60, "UFW")
+    assert json.loads((places.pending / "index.json").read_text())["files"]
