@@ -26,6 +26,9 @@ from test_endurance import reboot
 from test_guard import TABLE
 from test_plane import restore_guard
 
+if "mushishi.sovereign.firewall" not in (ROOT / "playbooks/site.yml").read_text():
+    pytest.skip("site.yml does not run the firewall yet", allow_module_level=True)
+
 sys.path.insert(0, str(ROOT / "plugins/module_utils"))
 
 from doors import scan, udp
