@@ -151,7 +151,7 @@ def full_audit(lab: Lab) -> tuple[float, dict[str, dict[str, int]]]:
     took = time.monotonic() - began
     if done.returncode != 0:
         raise Failed("The audit is not green:\n" + "\n".join(done.stdout.splitlines()[-20:]))
-    newest = lab.run("sh", "-c", "ls /var/lib/mushishi/audit/*.json | sort | tail -n 1").strip()
+    newest = lab.run("sh", "-c", "ls /var/lib/mushishi/audit/AUDIT-*.json | sort | tail -n 1").strip()
     if not re.fullmatch(r"/var/lib/mushishi/audit/[\w.:-]+\.json", newest):
         raise Failed(f"The audit left no report in /var/lib/mushishi/audit: {newest!r}")
     return took, dict(json.loads(lab.run("cat", newest))["summary"])
