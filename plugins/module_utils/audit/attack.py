@@ -356,7 +356,8 @@ def network(places: Sequence[Mapping[str, Any]], settings: Settings, place: Plac
 
 
 #: Where the audit listens for datagrams that somebody let through.
-ECHO_PORT = 40999
+#: Below the ports that connections are given (32768 to 60999): one of those may be taken at any moment.
+ECHO_PORT = 31999
 
 
 def inside_plane(settings: Settings, place: Place, running: Mapping[str, str]) -> list[dict[str, Any]]:

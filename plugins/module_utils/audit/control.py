@@ -27,7 +27,7 @@ from .model import Row
 #: Seconds after which a hole closes by itself.
 LIFE = 90
 #: The marked sink: nobody else listens there.
-SINK_PORT = 40998
+SINK_PORT = 31998
 #: For seconds, and the guard lets nobody but the holes' own attackers through to it.
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - for seconds, see above
 FOLDER = "/run/mushishi-audit-control"
