@@ -47,7 +47,7 @@ def session_of(pid: int, proc: str = "/proc") -> Session | None:
         try:
             with open(f"{proc}/{pid}/environ", "rb") as stream:
                 for entry in stream.read().split(b"\0"):
-                    name, _, value = entry.partition(b"=")
+                    name, _unused, value = entry.partition(b"=")
                     if name == b"SSH_CONNECTION":
                         found = session_from(value.decode("ascii", "replace"))
                         if found:

@@ -91,7 +91,7 @@ def loaded_lines(text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in text.split("### RULES ###", 1)[-1].split("### END RULES ###", 1)[0].splitlines():
         if line.startswith("-A "):
-            chain, _, rule = line[3:].partition(" ")
+            chain, _unused, rule = line[3:].partition(" ")
             found.setdefault(chain, []).append(rule)
     return found
 

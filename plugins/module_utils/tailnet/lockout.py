@@ -70,7 +70,7 @@ def _parent(process: str) -> int:
 def find_login(proc: str = "/proc", start: int | None = None) -> Login | None:
     """The SSH login above this process; None when it was not started over SSH."""
     number = os.getpid() if start is None else start
-    for _ in range(_DEPTH):
+    for _step in range(_DEPTH):
         process = f"{proc}/{number}"
         try:
             environment = _environment(process)
