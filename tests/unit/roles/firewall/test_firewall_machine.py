@@ -128,7 +128,6 @@ def test_what_nobody_confirms_is_undone(machine: Machine) -> None:
     done = machine.bring(SSH, seconds=3)
     assert done["changed"]
     assert machine.stranger.knock([("tcp", LAN["v4"], 8188)])["tcp", LAN["v4"], 8188] == "silent"
-    assert machine.switches() != switches, "UFW sets switches of the kernel, too"
     until("the timer undoes it", lambda: "undone.json" in machine.run("ls", "/var/lib/mushishi-firewall"), 20)
     assert machine.stranger.knock([("tcp", LAN["v4"], 8188)])["tcp", LAN["v4"], 8188] == "open"
     assert machine.files() == files and machine.switches() == switches
