@@ -280,6 +280,7 @@ def in_the_gate(item: pytest.Item) -> bool:
     """Whether the gate runs a test: all but the nightly ones on the machine as built, some once more after a reboot."""
     if item.get_closest_marker("nightly"):
         return False
+    # Only a parametrized test has a callspec, which pytest does not declare.
     epoch = getattr(item, "callspec", None) and item.callspec.params.get("epoch")  # type: ignore[attr-defined]
     if epoch in (None, EPOCHS[0]):
         return True

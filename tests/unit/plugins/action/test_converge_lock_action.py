@@ -28,7 +28,7 @@ PLAY = """\
         msg: "verdict {{{{ lock.verdict }}}}. {{{{ lock.msg }}}}"
     - ansible.builtin.command:
         argv: [cat, {folder}/fifo]
-      changed_when: false
+      changed_when: false  # only waits
       when: hold | default(false) | bool
     - name: The next run may come
       mushishi.sovereign.converge_lock:

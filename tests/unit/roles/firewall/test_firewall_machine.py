@@ -125,10 +125,12 @@ def test_what_nobody_confirms_is_undone(machine: Machine) -> None:
     switches = machine.switches()
     machine.docker()
     machine.place.echo((8188,))
-    done = machine.bring(SSH, seconds=3)
+    # Long enough for the looks below on a busy machine: what they see is over when the timer is.
+    done = machine.bring(SSH, seconds=10)
     assert done["changed"]
+    assert machine.switches() != switches, "UFW sets switches of the kernel, too"
     assert machine.stranger.knock([("tcp", LAN["v4"], 8188)])["tcp", LAN["v4"], 8188] == "silent"
-    until("the timer undoes it", lambda: "undone.json" in machine.run("ls", "/var/lib/mushishi-firewall"), 20)
+    until("the timer undoes it", lambda: "undone.json" in machine.run("ls", "/var/lib/mushishi-firewall"), 40)
     assert machine.stranger.knock([("tcp", LAN["v4"], 8188)])["tcp", LAN["v4"], 8188] == "open"
     assert machine.files() == files and machine.switches() == switches
     plain = [[rule for rule in machine.rules(family) if "DOCKER" not in rule] for family in ("iptables", "ip6tables")]
@@ -137,7 +139,7 @@ def test_what_nobody_confirms_is_undone(machine: Machine) -> None:
     assert machine.run("ls", "/etc/mushishi").strip() == "", "and the list of doors"
     # The controller learns it, in words, and so does the next run.
     late = machine.run("sh", "-c", f"python3 -IB {PARTS}/brake.py confirm {done['token']} 2>&1; echo $?", check=False)
-    assert "was undone at" in late and "within 3 seconds" in late and late.endswith("3\n")
+    assert "was undone at" in late and "within 10 seconds" in late and late.endswith("3\n")
     again = machine.bring(SSH)
     assert again["notes"] and "Last time the change of UFW" in again["notes"][0]
     machine.confirm(again)
