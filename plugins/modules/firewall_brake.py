@@ -108,30 +108,20 @@ token:
   sample: 0f1e2d3c4b5a69788796a5b4c3d2e1f0
 """
 
-import os
-from collections.abc import Sequence
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall import brake, machine
-from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import check_interface, doors_from
+from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import OPTIONS
 
 
 def main() -> None:
     """Entry point."""
-    door: dict[str, Any] = {
-        "name": {"type": "str", "required": True},
-        "port": {"type": "int", "required": True},
-        "protocol": {"type": "str", "choices": ["tcp", "udp"], "required": True},
-        "role": {"type": "str", "required": True},
-    }
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["armed", "confirmed"], "required": True},
             "token": {"type": "str", "default": "", "no_log": False},
             "reason": {"type": "str", "default": "the firewall"},
-            "doors": {"type": "list", "elements": "dict", "default": [], "options": door},
+            "doors": {"type": "list", "elements": "dict", "default": [], "options": OPTIONS},
             "interface": {"type": "str", "default": "tailscale0"},
             "inside": {"type": "list", "elements": "str", "default": ["lo"]},
             "confirm_seconds": {"type": "int", "default": 60},
@@ -141,30 +131,12 @@ def main() -> None:
         required_if=[("state", "confirmed", ["token"])],
         supports_check_mode=True,
     )
-    module.run_command_environ_update = {"LANG": "C", "LC_ALL": "C"}
-
-    def run(command: Sequence[str], text: str) -> tuple[int, str, str]:
-        try:
-            status, out, err = module.run_command(list(command), data=text or None, handle_exceptions=False)
-        except OSError as error:
-            return 127, "", str(error)
-        return status, out, err
-
     given = module.params
-    here = machine.Machine(run)
+    here = machine.Machine(machine.runner(module))
     token = given["token"]
     try:
         if given["state"] == "armed":
-            wish = machine.Wish(
-                state="present",
-                interface=check_interface(given["interface"]),
-                doors=doors_from(given["doors"]),
-                inside=given["inside"],
-                seconds=given["confirm_seconds"],
-                over_ssh=given["over_ssh"],
-                accepted=given["lockout_accepted"],
-                pid=os.getpid(),
-            )
+            wish = machine.Wish.of(given, "present")
             token = "" if module.check_mode else here.arm(wish, given["reason"])
         elif not module.check_mode:
             here.brake.confirm(token)

@@ -113,28 +113,18 @@ kept:
   sample: []
 """
 
-import os
-from collections.abc import Sequence
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall import machine
-from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import check_interface, doors_from
+from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import OPTIONS
 
 
 def main() -> None:
     """Entry point."""
-    door: dict[str, Any] = {
-        "name": {"type": "str", "required": True},
-        "port": {"type": "int", "required": True},
-        "protocol": {"type": "str", "choices": ["tcp", "udp"], "required": True},
-        "role": {"type": "str", "required": True},
-    }
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "doors": {"type": "list", "elements": "dict", "default": [], "options": door},
+            "doors": {"type": "list", "elements": "dict", "default": [], "options": OPTIONS},
             "interface": {"type": "str", "required": True},
             "inside": {"type": "list", "elements": "str", "required": True},
             "confirm_seconds": {"type": "int", "default": 60},
@@ -143,29 +133,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    # The output of iptables and ufw is read, so it must not be translated.
-    module.run_command_environ_update = {"LANG": "C", "LC_ALL": "C"}
-
-    def run(command: Sequence[str], text: str) -> tuple[int, str, str]:
-        try:
-            status, out, err = module.run_command(list(command), data=text or None, handle_exceptions=False)
-        except OSError as error:
-            return 127, "", str(error)
-        return status, out, err
-
     given = module.params
     try:
-        wish = machine.Wish(
-            state=given["state"],
-            interface=check_interface(given["interface"]),
-            doors=doors_from(given["doors"]),
-            inside=given["inside"],
-            seconds=given["confirm_seconds"],
-            over_ssh=given["over_ssh"],
-            accepted=given["lockout_accepted"],
-            pid=os.getpid(),
-        )
-        outcome = machine.Machine(run).bring(wish, check_mode=module.check_mode)
+        wish = machine.Wish.of(given, given["state"])
+        outcome = machine.Machine(machine.runner(module)).bring(wish, check_mode=module.check_mode)
     except SovereignError as error:
         module.fail_json(msg=str(error))
     for note in outcome.notes:

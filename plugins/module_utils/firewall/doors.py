@@ -17,6 +17,13 @@ PROTOCOLS = ("tcp", "udp")
 NAME = re.compile(r"[a-z0-9][a-z0-9 _-]{0,39}")
 INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 ROLE = re.compile(r"[a-z][a-z0-9_]{0,39}")
+#: A door as a suboption of a module.
+OPTIONS: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "port": {"type": "int", "required": True},
+    "protocol": {"type": "str", "choices": list(PROTOCOLS), "required": True},
+    "role": {"type": "str", "required": True},
+}
 
 
 @dataclass(frozen=True, order=True)

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ from typing import Any
 from ansible_collections.mushishi.sovereign.plugins.module_utils._diff import Differences
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall import brake, docker_user, lockout, ufw
-from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import Door, document
+from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import (
+    Door,
+    check_interface,
+    document,
+    doors_from,
+)
 
 # Runs a program: argument list and standard input in; exit status, standard output and standard error out.
 Runner = Callable[[Sequence[str], str], "tuple[int, str, str]"]
@@ -32,6 +38,35 @@ class Wish:
     over_ssh: bool
     accepted: bool
     pid: int
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], state: str) -> Wish:
+        """From a module's parameters, for the process that runs it. Raises SovereignError for a door that is none."""
+        return cls(
+            state=state,
+            interface=check_interface(given["interface"]),
+            doors=doors_from(given["doors"]),
+            inside=given["inside"],
+            seconds=given["confirm_seconds"],
+            over_ssh=given["over_ssh"],
+            accepted=given["lockout_accepted"],
+            pid=os.getpid(),
+        )
+
+
+def runner(module: Any) -> Runner:
+    """A module's own way to run a program; 127 for one that is not there."""
+    # The output of iptables and ufw is read, so it must not be translated.
+    module.run_command_environ_update = {"LANG": "C", "LC_ALL": "C"}
+
+    def run(command: Sequence[str], text: str) -> tuple[int, str, str]:
+        try:
+            status, out, err = module.run_command(list(command), data=text or None, handle_exceptions=False)
+        except OSError as error:
+            return 127, "", str(error)
+        return status, out, err
+
+    return run
 
 
 @dataclass
