@@ -10,6 +10,10 @@ from . import http1
 from .net import Connection
 from .openai_wire import Answer
 
+BEFORE_A_CUT = 1.0
+"""Seconds between the last piece and the cut of a stream that has begun: many clients drop what they have not read yet
+when they learn that the connection is gone, and a busy machine reads late."""
+
 
 def send_answer(
     connection: Connection,
@@ -51,6 +55,7 @@ def send_answer(
     for is_content, event in answer.events(include_usage):
         if is_content:
             if cut_after is not None and said >= cut_after:
+                time.sleep(BEFORE_A_CUT if said else 0)
                 return False
             if short_after is not None and said >= short_after:
                 break
