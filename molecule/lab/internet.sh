@@ -9,7 +9,7 @@ for address in $PROVIDER_ADDRESSES; do
     esac
 done
 # The other end of the machine's tunnel: what is addressed to anybody else on the internet arrives here.
-ip link add internet0 type vxlan id 51 local "$INTERNET_ROUTER" remote "$INTERNET_ADDRESS" dstport 4789
+ip link add internet0 type vxlan id 51 local "$INTERNET_ROUTER" remote "$INTERNET_ADDRESS" srcport 4789 4790 dstport 4789
 ip addr add 198.18.51.1/30 dev internet0
 ip -6 addr add fd51:51::1/64 dev internet0 nodad
 ip link set internet0 up

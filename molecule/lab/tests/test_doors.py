@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import HUB, SETTINGS, Lab
+from locks import LOCKS, without
 
 STATUS = """
 import sys, urllib.error, urllib.request
@@ -81,13 +82,15 @@ PORTS = "1-1024,2026,2375-2377,3000-3300,4000-4100,4317,4318,5000-5500,6006,6379
 
 
 @pytest.mark.parametrize("family", ["v4", "v6"])
-def test_a_stranger_on_the_lan_finds_ssh_alone(lab: Lab, family: str) -> None:
-    control = start_planted_listener(lab)
+def test_a_stranger_on_the_lan_finds_nothing(lab: Lab, family: str) -> None:
+    """Also when somebody opens a port to everyone. Control: with the locks away, the very same scan finds that port."""
+    listener = start_planted_listener(lab)
     try:
-        assert scan(lab, HUB["lan"][family], "22,9999") == {22, 9999}, "control: the scan sees an open port"
+        with without(lab, *LOCKS):
+            assert scan(lab, HUB["lan"][family], "22,9999") == {9999}, "control; sshd has a lock of its own"
+        assert scan(lab, HUB["lan"][family], f"{PORTS},9999") == set()
     finally:
-        lab.hub.run("kill", control)
-    assert scan(lab, HUB["lan"][family], PORTS) <= {22}
+        lab.hub.run("kill", listener, check=False)
 
 
 def start_planted_listener(lab: Lab) -> str:
@@ -97,8 +100,8 @@ def start_planted_listener(lab: Lab) -> str:
         "s=socket.create_server(('::',9999),family=socket.AF_INET6,dualstack_ipv6=True,backlog=64)\n"
         "pid=os.fork()\n"
         "if pid: print(pid, flush=True); os._exit(0)\n"
-        "os.setsid(); [os.close(f) for f in (0,1,2)]; s.settimeout(60)\n"
-        "end=time.time()+60\n"
+        "os.setsid(); [os.close(f) for f in (0,1,2)]; s.settimeout(300)\n"
+        "end=time.time()+300\n"
         "while time.time()<end:\n"
         "  try: s.accept()[0].close()\n"
         "  except OSError: pass\n"
@@ -117,7 +120,7 @@ def routed_through_the_machine(lab: Lab) -> Iterator[None]:
         for machine, local, remote, v4, v6 in ends:
             machine.run(
                 *("ip", "link", "add", "wire0", "type", "vxlan", "id", "77"),
-                *("local", local, "remote", remote, "dstport", "4790"),
+                *("local", local, "remote", remote, "srcport", "4790", "4791", "dstport", "4790"),
             )
             machine.run("ip", "addr", "add", v4, "dev", "wire0")
             machine.run("ip", "-6", "addr", "add", v6, "dev", "wire0", "nodad")
@@ -125,6 +128,8 @@ def routed_through_the_machine(lab: Lab) -> Iterator[None]:
         for network in ("10.88.0.0/24", "10.90.0.0/16", "100.64.77.0/24"):
             lab.stranger.run("ip", "route", "replace", network, "via", "198.18.77.2")
         lab.stranger.run("ip", "-6", "route", "replace", "fd7a:115c:a1e0:77::/64", "via", "fd77:aa::2")
+        # The tunnel itself is let in as the answer to what the machine sent first.
+        lab.hub.run("ping", "-c", "1", "-W", "5", "198.18.77.1")
         yield
     finally:
         for machine in (lab.hub, lab.stranger):
@@ -138,18 +143,28 @@ def test_a_stranger_cannot_route_through_the_machine(lab: Lab) -> None:
         for address in ("10.88.0.1", "10.88.0.2", "10.88.0.10", "10.88.0.11", "10.90.0.1")
         for port in (4001, 4011, 8000, 8001, 8002)
     ]
-    with routed_through_the_machine(lab):
-        for family in ("v4", "v6"):
-            assert scan(lab, HUB["tailnet"][family], "22,4000,4001") == {22}, f"control: the route works ({family})"
-        out = json.loads(lab.stranger.run("python3", "-m", "standins.probe", stdin=json.dumps(targets), check=False))
-    assert len(out["results"]) == len(targets)
-    assert [result["name"] for result in out["results"] if result["outcome"] == "open"] == []
+    for gone in ((), tuple(LOCKS)):
+        listener = start_planted_listener(lab)
+        try:
+            with without(lab, *gone), routed_through_the_machine(lab):
+                for family in ("v4", "v6"):
+                    seen = scan(lab, HUB["tailnet"][family], "22,4000,4001,9999")
+                    assert seen == ({9999} if gone else set()), f"control: the route works ({family})"
+                asked = json.dumps(targets)
+                out = json.loads(lab.stranger.run("python3", "-m", "standins.probe", stdin=asked, check=False))
+        finally:
+            lab.hub.run("kill", listener, check=False)
+        assert len(out["results"]) == len(targets)
+        assert [result["name"] for result in out["results"] if result["outcome"] == "open"] == []
     for interface in ("br-sovereign", "docker0"):
         assert lab.hub.run("ip", "-6", "-o", "addr", "show", "dev", interface, "scope", "global") == ""
 
 
 def test_a_published_container_stays_at_home(lab: Lab) -> None:
-    """A port published without an address is bound to loopback. Control: published to everybody, it is seen."""
+    """A port published without an address is bound to loopback, published to everybody it is shut from outside.
+
+    Control: with the locks away, what is published to everybody is seen.
+    """
     image = lab.hub.run("docker", "inspect", "-f", "{{.Image}}", lab.engine_container("agent")).strip()
     for publish, wanted in (("8199:8000", set()), ("0.0.0.0:8199:8000", {8199})):
         lab.hub.run("docker", "run", "--detach", "--name=planted", f"--publish={publish}", image, "serve", "x")
@@ -158,7 +173,9 @@ def test_a_published_container_stays_at_home(lab: Lab) -> None:
                 lambda: lab.hub.ok("curl", "--silent", "--max-time", "2", "http://127.0.0.1:8199/health"),
                 "the planted container answers on the machine itself",
             )
-            assert scan(lab, HUB["lan"]["v4"], "8199") == wanted, publish
+            assert scan(lab, HUB["lan"]["v4"], "8199") == set(), publish
+            with without(lab, *LOCKS):
+                assert scan(lab, HUB["lan"]["v4"], "8199") == wanted, publish
         finally:
             lab.hub.run("docker", "rm", "--force", "planted")
 

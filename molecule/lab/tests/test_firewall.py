@@ -21,14 +21,9 @@ from typing import Any
 import pytest
 import yaml
 from conftest import HUB, ROOT, Lab, Machine, play
+from locks import IPTABLES, LOCKS, without
 from test_doors import start_planted_listener
 from test_endurance import reboot
-from test_guard import TABLE
-from test_plane import restore_guard
-
-# The module asks what only the role brings; with the role in site.yml it runs by itself.
-if "mushishi.sovereign.firewall" not in (ROOT / "playbooks/site.yml").read_text():
-    pytest.skip("site.yml does not run the firewall yet", allow_module_level=True)
 
 sys.path.insert(0, str(ROOT / "plugins/module_utils"))
 
@@ -218,51 +213,6 @@ def doors(lab: Lab) -> set[tuple[str, int]]:
     listed = json.loads(lab.hub.run("cat", DOORS_FILE))
     assert listed["interface"] == "tailscale0"
     return {(door["protocol"], int(door["port"])) for door in listed["doors"]}
-
-
-# ---- the locks, and how they are taken away
-IPTABLES = ("iptables", "ip6tables")
-
-
-def guard_off(lab: Lab) -> None:
-    """The doors' chains are empty; the rest of the guard stays."""
-    for chain in ("doors_input", "doors_forward"):
-        lab.hub.run("nft", "flush", "chain", *TABLE, chain)
-
-
-def docker_user_off(lab: Lab) -> None:
-    """As Docker makes it: whatever comes is passed on."""
-    for tables in IPTABLES:
-        lab.hub.run(tables, "-F", "DOCKER-USER", check=False)
-        lab.hub.run(tables, "-A", "DOCKER-USER", "-j", "RETURN", check=False)
-
-
-def ufw_off(lab: Lab) -> None:
-    """UFW takes its rules away."""
-    lab.hub.run("ufw", "--force", "disable")
-
-
-LOCKS: dict[str, Callable[[Lab], None]] = {"guard": guard_off, "DOCKER-USER": docker_user_off, "UFW": ufw_off}
-
-
-@contextmanager
-def without(lab: Lab, *locks: str) -> Iterator[None]:
-    """Some locks off; all on again at the end. The standing evidence mends nothing meanwhile: an audit is under way."""
-    lab.hub.run("systemctl", "stop", "mushishi-evidence.timer", check=False)
-    try:
-        for lock in locks:
-            LOCKS[lock](lab)
-        yield
-    finally:
-        put_back(lab)
-
-
-def put_back(lab: Lab) -> None:
-    """Every lock as it was."""
-    restore_guard(lab)
-    lab.hub.run("ufw", "--force", "enable")
-    lab.hub.run("systemctl", "restart", "mushishi-docker-user.service")
-    lab.hub.run("systemctl", "start", "mushishi-evidence.timer", check=False)
 
 
 @pytest.fixture(scope="module")

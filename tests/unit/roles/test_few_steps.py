@@ -108,10 +108,6 @@ def test_the_preflight_validates_what_the_role_would(role: str) -> None:
     assert all(option == options[0] for option in options)
 
 
-#: Roles that site.yml does not run yet: they have not been tried on a whole machine.
-NOT_IN_SITE = {"firewall", "ssh", "tailscale"}
-
-
 def test_site_runs_every_preflight_before_it_leaves_them_out() -> None:
     plays = yaml.safe_load((ROLES.parent / "playbooks" / "site.yml").read_text(encoding="utf-8"))
     asked = [
@@ -125,8 +121,7 @@ def test_site_runs_every_preflight_before_it_leaves_them_out() -> None:
         for task in tasks_of(plays[2]["tasks"])
         if "ansible.builtin.import_role" in task
     ]
-    assert set(WITH_PREFLIGHT) > NOT_IN_SITE
-    assert set(asked) == set(built) == set(WITH_PREFLIGHT) - NOT_IN_SITE
+    assert set(asked) == set(built) == set(WITH_PREFLIGHT)
 
 
 def test_no_tag_of_site_goes_around_the_lock() -> None:
