@@ -84,10 +84,11 @@ reasons:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils._login import Login, find_login
 from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet import lockout
 
 
-def _settings(module: AnsibleModule, login: lockout.Login | None) -> dict[str, str]:
+def _settings(module: AnsibleModule, login: Login | None) -> dict[str, str]:
     """What sshd does now for this login; nothing where there is no sshd."""
     if login is None:
         return {}
@@ -115,7 +116,7 @@ def main() -> None:
     )
     given = module.params
     rules = lockout.Rules(tuple(given["networks"]), tuple(given["allow_users"]), tuple(given["allow_groups"]))
-    login = lockout.find_login()
+    login = find_login()
     try:
         found = lockout.reasons(login, rules, _settings(module, login))
     except ValueError as error:

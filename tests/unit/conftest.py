@@ -35,6 +35,11 @@ sys.path.insert(0, str(COLLECTIONS_ROOT))
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS_ROOT)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The one mark of ours. ``tools/test`` leaves these out, ``tools/test --nightly`` does not."""
+    config.addinivalue_line("markers", "nightly: too long for the gate")
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The root of the repository under test."""

@@ -34,13 +34,14 @@ def count(path: Path) -> tuple[int, int]:
     return passed, failed or int(passed == 0)
 
 
-def unit(run: Run, arguments: Sequence[str]) -> tuple[int, int]:
-    """The unit tests: no root, no network, no engine."""
+def unit(run: Run, arguments: Sequence[str], nightly: bool) -> tuple[int, int]:
+    """The unit tests: no network, no engine; without what is too long for a gate, unless it is asked for."""
     with run.phase("Unit tests"):
         collections.install(run)
         tools = environments.make(run, "checks")
         # Parts of one file stay together: what they share is made once.
-        words = ("-q", "-n", "auto", "--dist", "loadfile", "-p", "no:testinfra", "-p", "no:cacheprovider")
+        words = ["-q", "-n", "auto", "--dist", "loadfile", "-p", "no:testinfra", "-p", "no:cacheprovider"]
+        words += ["--durations=10", *(() if nightly else ("-m", "not nightly"))]
         report = f"--junitxml={RESULTS / 'unit.xml'}"
         run.command(
             [VENV / "bin/python", "-m", "pytest", *words, report, ROOT / "tests/unit", *arguments],
@@ -135,7 +136,7 @@ def main() -> int:
             if name == "static":
                 totals[-1] = checks.run_all(run)
             elif name == "unit":
-                totals[-1] = unit(run, given.arguments)
+                totals[-1] = unit(run, given.arguments, given.nightly)
             else:
                 totals[-1] = lab(run, given.arguments, given.nightly, given.seed)
     except Failed as error:

@@ -4,63 +4,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils._login import Login
 from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import Door, is_inside
 
 # Runs a program: argument list and standard input in; exit status, standard output and standard error out.
 Runner = Callable[[Sequence[str], str], "tuple[int, str, str]"]
-#: No login is deeper than this below its sshd.
-_DEEPEST = 64
-
-
-@dataclass(frozen=True)
-class Session:
-    """An SSH connection as its server sees it: from which address, to which port."""
-
-    client: str
-    port: int
-
-
-def session_from(text: str) -> Session | None:
-    """Read ``SSH_CONNECTION``: client, its port, server, its port."""
-    words = text.split()
-    if len(words) != 4 or not words[3].isdigit():
-        return None
-    try:
-        # A link-local address has the interface behind a percent sign.
-        address = ipaddress.ip_address(words[0].partition("%")[0])
-    except ValueError:
-        return None
-    mapped = getattr(address, "ipv4_mapped", None)
-    return Session(str(mapped or address), int(words[3]))
-
-
-def session_of(pid: int, proc: str = "/proc") -> Session | None:
-    """The SSH session in which a process runs. sudo does not hand ``SSH_CONNECTION`` down: its ancestors are asked."""
-    for _step in range(_DEEPEST):
-        try:
-            with open(f"{proc}/{pid}/environ", "rb") as stream:
-                for entry in stream.read().split(b"\0"):
-                    name, _unused, value = entry.partition(b"=")
-                    if name == b"SSH_CONNECTION":
-                        found = session_from(value.decode("ascii", "replace"))
-                        if found:
-                            return found
-            with open(f"{proc}/{pid}/stat", encoding="utf-8", errors="replace") as stream:
-                # The name in brackets may hold anything; what follows the last one has fixed places.
-                pid = int(stream.read().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            return None
-        if pid <= 0:
-            return None
-    return None
-
 
 def device_to(address: str, run: Runner) -> str | None:
     """The interface by which this machine answers an address; None when there is no route."""
@@ -108,7 +61,7 @@ def fenced_in(run: Runner, inside: Iterable[str], sys_net: str = "/sys/class/net
 
 def problems(
     *,
-    session: Session | None,
+    login: Login | None,
     over_ssh: bool,
     device: str | None,
     interface: str,
@@ -120,22 +73,22 @@ def problems(
     found = []
     if not addresses:
         found.append(f"the tailnet's interface {interface} has no address: nobody could come in by it (tailscale up)")
-    if session is None:
+    if login is None:
         if over_ssh:
             found.append("from where this SSH connection comes cannot be found out, nor whether it would last")
         return found
     if device is None:
-        found.append(f"no route leads back to {session.client}, from where this SSH connection comes")
+        found.append(f"no route leads back to {login.address}, from where this SSH connection comes")
     elif is_inside(device, inside):
         return found
     elif device != interface:
         found.append(
-            f"this SSH connection comes from {session.client} by {device}, and {interface} will be the only way in. "
+            f"this SSH connection comes from {login.address} by {device}, and {interface} will be the only way in. "
             f"Connect to the machine's address on the tailnet ({', '.join(addresses) or 'it has none'})"
         )
-    if session.port not in {door.port for door in doors if door.protocol == "tcp"}:
+    if login.port not in {door.port for door in doors if door.protocol == "tcp"}:
         found.append(
-            f"this SSH connection comes in by port {session.port}, which is no door. The role ssh opens it, or "
+            f"this SSH connection comes in by port {login.port}, which is no door. The role ssh opens it, or "
             "firewall_extra_doors"
         )
     return found

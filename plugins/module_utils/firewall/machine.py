@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._diff import Differences
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils._login import find_login
 from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall import brake, docker_user, lockout, ufw
 from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import (
     Door,
@@ -184,11 +185,11 @@ class Machine:
     # ---- who would be locked out
     def locked_out(self, wish: Wish) -> list[str]:
         """Why the change would cut off who makes it."""
-        session = lockout.session_of(wish.pid, self._proc)
+        login = find_login(wish.pid, self._proc)
         found = lockout.problems(
-            session=session,
+            login=login,
             over_ssh=wish.over_ssh,
-            device=lockout.device_to(session.client, self._run) if session else None,
+            device=lockout.device_to(login.address, self._run) if login else None,
             interface=wish.interface,
             addresses=lockout.addresses_of(wish.interface, self._run),
             doors=wish.doors,

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Private to this collection: may change in any release.
-"""Would the login that runs this program still work under stricter rules? Read from the machine, not from an inventory.
-
-A program that was started over SSH has a process above it whose environment says from where (``SSH_CONNECTION``), also
-when ``sudo`` stands between and has swept its own.
-"""
+"""Would the login that runs this program still work under stricter rules?"""
 
 from __future__ import annotations
 
@@ -15,8 +11,10 @@ import ipaddress
 import os
 import pwd
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from ansible_collections.mushishi.sovereign.plugins.module_utils._login import Login
 
 # Key types that the role's settings accept, as an authorized_keys line names them.
 ACCEPTED = (
@@ -29,19 +27,6 @@ ACCEPTED = (
     "ssh-rsa",
 )
 RSA_BITS = 3072
-# More processes above one another than any machine has.
-_DEPTH = 64
-
-# Runs a program: argument list in; exit status, standard output and standard error out.
-Runner = Callable[[Sequence[str]], "tuple[int, str, str]"]
-
-
-@dataclass(frozen=True)
-class Login:
-    """Who is logged in, and from where."""
-
-    user: str
-    address: str
 
 
 @dataclass(frozen=True)
@@ -51,40 +36,6 @@ class Rules:
     networks: tuple[str, ...]
     users: tuple[str, ...]
     groups: tuple[str, ...]
-
-
-def _environment(process: str) -> dict[str, str]:
-    with open(f"{process}/environ", "rb") as stream:
-        pairs = stream.read().decode("utf-8", "replace").split("\0")
-    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-
-
-def _parent(process: str) -> int:
-    with open(f"{process}/status", encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            if line.startswith("PPid:"):
-                return int(line.split()[1])
-    return 0
-
-
-def find_login(proc: str = "/proc", start: int | None = None) -> Login | None:
-    """The SSH login above this process; None when it was not started over SSH."""
-    number = os.getpid() if start is None else start
-    for _step in range(_DEPTH):
-        process = f"{proc}/{number}"
-        try:
-            environment = _environment(process)
-            parent = _parent(process)
-        except OSError:
-            return None
-        if "SSH_CONNECTION" in environment:
-            # sudo changes USER and LOGNAME of what it starts, and says who called.
-            user = environment.get("SUDO_USER") or environment.get("LOGNAME") or environment.get("USER") or ""
-            return Login(user, environment["SSH_CONNECTION"].split(" ")[0])
-        if parent <= 0:
-            return None
-        number = parent
-    return None
 
 
 def rsa_bits(blob: bytes) -> int:

@@ -13,67 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.mushishi.sovereign.plugins.module_utils._login import Login
 from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet import lockout
-from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet.lockout import Login, Rules
+from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet.lockout import Rules
 from ansible_collections.mushishi.sovereign.plugins.modules import ssh_lockout
 
 TAILNET = ("100.64.0.0/10", "fd7a:115c:a1e0::/48")
 RULES = Rules(TAILNET, (), ())
-
-
-def process(proc: Path, number: int, parent: int, **environment: str) -> None:
-    """A process as /proc shows it."""
-    folder = proc / str(number)
-    folder.mkdir(parents=True)
-    (folder / "environ").write_bytes(b"\0".join(f"{k}={v}".encode() for k, v in environment.items()) + b"\0")
-    (folder / "status").write_text(f"Name:\tx\nPid:\t{number}\nPPid:\t{parent}\n")
-
-
-CONNECTION = "100.64.7.7 50000 100.64.0.2 22"
-
-
-def test_finds_the_login_past_sudo(tmp_path: Path) -> None:
-    process(tmp_path, 1, 0)
-    process(tmp_path, 10, 1)
-    process(tmp_path, 11, 10, SSH_CONNECTION=CONNECTION, LOGNAME="me", USER="me")
-    process(tmp_path, 12, 11, SSH_CONNECTION=CONNECTION, LOGNAME="me")
-    process(tmp_path, 13, 12, LOGNAME="root", SUDO_USER="me")
-    assert lockout.find_login(str(tmp_path), 13) == Login("me", "100.64.7.7")
-
-
-def test_sudo_that_keeps_the_variable(tmp_path: Path) -> None:
-    process(tmp_path, 1, 0)
-    process(tmp_path, 9, 1, SSH_CONNECTION=CONNECTION, LOGNAME="root", SUDO_USER="me")
-    assert lockout.find_login(str(tmp_path), 9) == Login("me", "100.64.7.7")
-
-
-def test_no_login(tmp_path: Path) -> None:
-    process(tmp_path, 1, 0, PATH="/bin")
-    process(tmp_path, 2, 1, LOGNAME="root")
-    assert lockout.find_login(str(tmp_path), 2) is None
-    assert lockout.find_login(str(tmp_path), 77) is None
-    assert lockout.reasons(None, RULES, {}) == []
-
-
-def test_a_loop_ends(tmp_path: Path) -> None:
-    process(tmp_path, 5, 6)
-    process(tmp_path, 6, 5)
-    assert lockout.find_login(str(tmp_path), 5) is None
-
-
-def test_in_earnest() -> None:
-    """A real process with the variable above a real module's code."""
-    code = (
-        "import sys; sys.path[:0] = sys.argv[1].split(':')\n"
-        "from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet import lockout\n"
-        "print(lockout.find_login())"
-    )
-    argv = ["env", "-i", f"SSH_CONNECTION={CONNECTION}", "LOGNAME=me", "sh", "-c"]
-    inner = 'env -i "$0" -c "$1" "$2"; exit $?'
-    done = subprocess.run(
-        [*argv, inner, sys.executable, code, ":".join(sys.path)], capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "Login(user='me', address='100.64.7.7')\n", done.stderr
 
 
 def rsa(bits: int) -> str:
@@ -145,7 +91,7 @@ def me(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return keys
 
 
-LOGIN = Login("me", "100.64.7.7")
+LOGIN = Login("me", "100.64.7.7", 22)
 
 
 def test_a_good_login_has_no_reason(me: Path) -> None:
@@ -156,11 +102,11 @@ def test_a_good_login_has_no_reason(me: Path) -> None:
 @pytest.mark.parametrize(
     ("login", "rules", "words"),
     [
-        (Login("root", "100.64.7.7"), RULES, "root does not log in"),
-        (Login("me", "192.168.1.20"), RULES, "comes from 192.168.1.20"),
+        (Login("root", "100.64.7.7", 22), RULES, "root does not log in"),
+        (Login("me", "192.168.1.20", 22), RULES, "comes from 192.168.1.20"),
         (LOGIN, Rules(TAILNET, ("you",), ()), "not in ssh_allow_users"),
         (LOGIN, Rules(TAILNET, (), ("people",)), "in none of ssh_allow_groups"),
-        (Login("gone", "100.64.7.7"), RULES, "no user 'gone'"),
+        (Login("gone", "100.64.7.7", 22), RULES, "no user 'gone'"),
     ],
 )
 def test_reasons(me: Path, login: Login, rules: Rules, words: str) -> None:
@@ -177,22 +123,26 @@ def test_no_key(me: Path) -> None:
     assert lockout.reasons(LOGIN, RULES, {"authorizedkeyscommand": "none", "trustedusercakeys": "none"}) != []
 
 
+def test_without_a_login_there_is_no_reason() -> None:
+    assert lockout.reasons(None, RULES, {}) == []
+
+
 def test_all_reasons_at_once(me: Path) -> None:
     me.unlink()
-    assert len(lockout.reasons(Login("root", "10.0.0.1"), Rules(TAILNET, ("you",), ("people",)), {})) == 5
+    assert len(lockout.reasons(Login("root", "10.0.0.1", 22), Rules(TAILNET, ("you",), ("people",)), {})) == 5
 
 
 def module_with(run: Any, monkeypatch: pytest.MonkeyPatch, login: Login | None, **options: Any) -> dict[str, Any]:
-    monkeypatch.setattr(lockout, "find_login", lambda: login)
+    monkeypatch.setattr(ssh_lockout, "find_login", lambda: login)
     return dict(run(ssh_lockout, networks=list(TAILNET), sshd="/not/there/sshd", **options))
 
 
 def test_refuses_and_can_be_told_not_to(run: Any, monkeypatch: pytest.MonkeyPatch, me: Path) -> None:
     good = module_with(run, monkeypatch, LOGIN)
     assert not good["failed"] and not good["changed"] and good["address"] == "100.64.7.7"
-    bad = module_with(run, monkeypatch, Login("me", "192.168.1.20"))
+    bad = module_with(run, monkeypatch, Login("me", "192.168.1.20", 22))
     assert bad["failed"] and "ssh_lockout_accepted=true" in bad["msg"] and "192.168.1.20" in bad["msg"]
-    accepted = module_with(run, monkeypatch, Login("me", "192.168.1.20"), accepted=True)
+    accepted = module_with(run, monkeypatch, Login("me", "192.168.1.20", 22), accepted=True)
     assert not accepted["failed"] and len(accepted["reasons"]) == 1
 
 
@@ -202,7 +152,7 @@ def test_without_a_login_there_is_none_to_lose(run: Any, monkeypatch: pytest.Mon
 
 
 def test_a_network_that_is_none(run: Any, monkeypatch: pytest.MonkeyPatch, me: Path) -> None:
-    monkeypatch.setattr(lockout, "find_login", lambda: LOGIN)
+    monkeypatch.setattr(ssh_lockout, "find_login", lambda: LOGIN)
     result = run(ssh_lockout, networks=["100.64.0.0/99"])
     assert result["failed"] and "100.64.0.0/99" in result["msg"]
 
@@ -214,7 +164,7 @@ def test_sshd_says_where_keys_lie(run: Any, monkeypatch: pytest.MonkeyPatch, me:
     said = f"authorizedkeysfile {tmp_path}/keys-of-%u\nauthorizedkeyscommand none"
     program.write_text(f"#!/bin/sh\necho '{said}'\n")
     program.chmod(0o755)
-    monkeypatch.setattr(lockout, "find_login", lambda: LOGIN)
+    monkeypatch.setattr(ssh_lockout, "find_login", lambda: LOGIN)
     assert not run(ssh_lockout, networks=list(TAILNET), sshd=str(program))["failed"]
     os.unlink(other)
     assert run(ssh_lockout, networks=list(TAILNET), sshd=str(program))["failed"]

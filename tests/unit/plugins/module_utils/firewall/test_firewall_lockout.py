@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From where an SSH connection comes, found among the ancestors of a process, and what would cut it."""
+"""What would cut an SSH connection."""
 
 from __future__ import annotations
 
@@ -9,51 +9,19 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils._login import Login
 from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall import lockout
 from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import Door
-from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.lockout import Session
 
 SSH = Door("tcp", 22, "ssh", "ssh")
-
-
-@pytest.mark.parametrize(
-    ("text", "session"),
-    [
-        ("100.64.0.9 50000 100.64.0.1 22", Session("100.64.0.9", 22)),
-        ("fd7a::9 50000 fd7a::1 2222", Session("fd7a::9", 2222)),
-        ("::ffff:192.0.2.9 1 ::ffff:192.0.2.1 22", Session("192.0.2.9", 22)),
-        ("fe80::1%eth0 1 fe80::2%eth0 22", Session("fe80::1", 22)),
-        ("", None),
-        ("UNKNOWN 65535 UNKNOWN 65535", None),
-        ("1.2.3.4 1 2.3.4.5", None),
-    ],
-)
-def test_reading(text: str, session: Session | None) -> None:
-    assert lockout.session_from(text) == session
-
-
-def process(proc: Path, pid: int, parent: int, **environment: str) -> None:
-    folder = proc / str(pid)
-    folder.mkdir()
-    (folder / "environ").write_bytes(b"\0".join(f"{name}={value}".encode() for name, value in environment.items()))
-    (folder / "stat").write_text(f"{pid} (a ) b) S {parent} 1 1\n")
-
-
-def test_sudo_has_taken_it_away_and_its_parent_has_it(tmp_path: Path) -> None:
-    process(tmp_path, 10, 1, SSH_CONNECTION="100.64.0.9 1 100.64.0.1 22")
-    process(tmp_path, 11, 10, SSH_CONNECTION="nonsense")
-    process(tmp_path, 12, 11, HOME="/root")
-    process(tmp_path, 1, 0)
-    assert lockout.session_of(12, str(tmp_path)) == Session("100.64.0.9", 22)
-    assert lockout.session_of(1, str(tmp_path)) is None and lockout.session_of(99, str(tmp_path)) is None
 
 
 OWN = ("100.64.0.1",)
 
 
-def judge(session: Session | None, device: str | None, *, ssh: bool = True, tailnet: Sequence[str] = OWN) -> str:
+def judge(login: Login | None, device: str | None, *, ssh: bool = True, tailnet: Sequence[str] = OWN) -> str:
     found = lockout.problems(
-        session=session,
+        login=login,
         over_ssh=ssh,
         device=device,
         interface="tailscale0",
@@ -65,19 +33,19 @@ def judge(session: Session | None, device: str | None, *, ssh: bool = True, tail
 
 
 @pytest.mark.parametrize(
-    ("session", "device", "words"),
+    ("login", "device", "words"),
     [
-        (Session("100.64.0.9", 22), "tailscale0", ""),
-        (Session("127.0.0.1", 2222), "lo", ""),
-        (Session("10.90.0.5", 2222), "br-0a1b", ""),
-        (Session("192.0.2.9", 22), "eth0", "by eth0, and tailscale0 will be the only way in"),
-        (Session("100.64.0.9", 2222), "tailscale0", "port 2222, which is no door"),
-        (Session("192.0.2.9", 22), None, "no route leads back"),
+        (Login("me", "100.64.0.9", 22), "tailscale0", ""),
+        (Login("me", "127.0.0.1", 2222), "lo", ""),
+        (Login("me", "10.90.0.5", 2222), "br-0a1b", ""),
+        (Login("me", "192.0.2.9", 22), "eth0", "by eth0, and tailscale0 will be the only way in"),
+        (Login("me", "100.64.0.9", 2222), "tailscale0", "port 2222, which is no door"),
+        (Login("me", "192.0.2.9", 22), None, "no route leads back"),
         (None, None, "cannot be found out"),
     ],
 )
-def test_who_would_be_cut_off(session: Session | None, device: str | None, words: str) -> None:
-    said = judge(session, device)
+def test_who_would_be_cut_off(login: Login | None, device: str | None, words: str) -> None:
+    said = judge(login, device)
     assert words in said and bool(said) == bool(words)
 
 
