@@ -40,7 +40,7 @@ AFTER_REBOOT = {
     "test_the_hybrid_gateway_opens_the_hosts_of_the_policy_alone",
     "test_a_stranger_on_the_lan_finds_nothing",
     "test_a_peer_of_the_tailnet_finds_the_doors",
-    "test_tailnet_sees_the_two_doors_alone",
+    "test_tailnet_sees_the_doors_alone",
     "test_agent_mode",
     "test_the_order_of_units",
 }

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from conftest import HUB, SETTINGS, Lab
+from conftest import HUB, SETTINGS, Lab, Machine
 from locks import LOCKS, without
 
 STATUS = """
@@ -68,13 +68,16 @@ def test_wrong_keys(lab: Lab, profile: str) -> None:
         assert json.loads(out)["results"]["chat"]["status"] in (401, 403), out
 
 
-def scan(lab: Lab, address: str, published: str) -> set[int]:
+def scan_from(machine: Machine, address: str, ports: str) -> set[int]:
+    """TCP ports that answer one of the lab's machines."""
+    target = {"name": "scan", "proto": "tcp", "address": address, "ports": ports, "timeout": 1}
+    found = machine.run("python3", "-m", "standins.probe", stdin=json.dumps([target]), check=False, timeout=900)
+    return {int(result["port"]) for result in json.loads(found)["results"] if result["outcome"] == "open"}
+
+
+def scan(lab: Lab, address: str, ports: str) -> set[int]:
     """TCP ports of the hub that answer the LAN stranger."""
-    target = {"name": "scan", "proto": "tcp", "address": address, "ports": published, "timeout": 1}
-    out = json.loads(
-        lab.stranger.run("python3", "-m", "standins.probe", stdin=json.dumps([target]), check=False, timeout=900)
-    )
-    return {int(result["port"]) for result in out["results"] if result["outcome"] == "open"}
+    return scan_from(lab.stranger, address, ports)
 
 
 #: Every port that anything of the product, its containers or its user's stack uses, and the well-known ones.
@@ -180,9 +183,5 @@ def test_a_published_container_stays_at_home(lab: Lab) -> None:
             lab.hub.run("docker", "rm", "--force", "planted")
 
 
-def test_tailnet_sees_the_two_doors_alone(lab: Lab) -> None:
-    target = {"name": "scan", "proto": "tcp", "address": HUB["tailnet"]["v4"], "ports": PORTS, "timeout": 1}
-    found = lab.client.run("python3", "-m", "standins.probe", stdin=json.dumps([target]), check=False, timeout=900)
-    out = json.loads(found)
-    open_ports = {int(result["port"]) for result in out["results"] if result["outcome"] == "open"}
-    assert open_ports == {22, 4000, 4001}
+def test_tailnet_sees_the_doors_alone(lab: Lab) -> None:
+    assert scan_from(lab.client, HUB["tailnet"]["v4"], PORTS) == {22, 4000, 4001}

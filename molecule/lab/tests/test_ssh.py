@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""sshd on the whole machine: by key, from the tailnet, never as root, each lock by itself, by service and by socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from conftest import HUB, SETTINGS, Lab, Machine, play, recap, site
+from locks import LOCKS, without
+from test_doors import scan_from
+
+UNITS = ("ssh.service", "ssh.socket")
+BATCH = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "StrictHostKeyChecking=no")
+OPENS = "import socket; socket.create_connection(({address!r}, {port}), 5).close()"
+
+
+@pytest.fixture(scope="module")
+def admin(raw_lab: Lab) -> Iterator[Lab]:
+    """An administrator whose key the client of the tailnet and the stranger of the LAN have."""
+    raw_lab.everything_up()
+    hub = raw_lab.hub
+    keys = ""
+    for machine in (raw_lab.client, raw_lab.stranger):
+        machine.run("sh", "-c", "test -e /root/.ssh/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
+        keys += machine.run("cat", "/root/.ssh/id_ed25519.pub")
+    hub.run("sh", "-c", "id admin >/dev/null 2>&1 || useradd --create-home --shell /bin/sh admin; echo admin:word | chpasswd")
+    for user, home in (("admin", "/home/admin"), ("root", "/root")):
+        hub.run("install", "-d", "-o", user, "-g", user, "-m", "700", f"{home}/.ssh")
+        path = f"{home}/.ssh/authorized_keys"
+        hub.run("sh", "-c", f"cat > {path} && chown {user}: {path}", stdin=keys)
+    yield raw_lab
+    hub.run("rm", "-f", "/root/.ssh/authorized_keys")
+    hub.run("userdel", "--remove", "--force", "admin", check=False)
+
+
+def login(machine: Machine, user: str, address: str, *command: str, options: tuple[str, ...] = ()) -> tuple[bool, str]:
+    """Whether a login works, and what the command said."""
+    script = " ".join(("ssh", *BATCH, *options, f"{user}@{address}", *(f"'{word}'" for word in command or ("true",))))
+    out = machine.run("sh", "-c", f"{script} 2>&1; echo status $?")
+    said, _, status = out.rpartition("status ")
+    return status.strip() == "0", said
+
+
+@pytest.mark.parametrize("family", ["v4", "v6"])
+def test_a_key_from_the_tailnet_gets_in(admin: Lab, family: str) -> None:
+    """Controls: root with the same key, and a user with a password, do not."""
+    address = HUB["tailnet"][family]
+    ok, said = login(admin.client, "admin", address, "id", "-un")
+    assert ok and said.split()[-1] == "admin", said
+    ok, said = login(admin.client, "root", address)
+    assert not ok and "Permission denied (publickey)" in said, said
+    ok, said = login(admin.client, "admin", address, options=("-o", "PubkeyAuthentication=no"))
+    assert not ok and "Permission denied (publickey)" in said, said
+
+
+def test_a_login_is_free_of_the_filter_that_sshd_has(admin: Lab) -> None:
+    """What an administrator starts may go where the machine goes; sshd itself may not."""
+    stranger = SETTINGS["lab_stranger"]["v4"]
+    ok, said = login(admin.client, "admin", HUB["tailnet"]["v4"], "cat", "/proc/self/cgroup")
+    assert ok and "ssh.service" not in said, said
+    code = OPENS.format(address=stranger, port=22).replace("'", '"')
+    ok, said = login(admin.client, "admin", HUB["tailnet"]["v4"], "python3", "-c", code.replace('"', '\\"'))
+    assert ok, said
+
+
+@contextmanager
+def without_its_own(lab: Lab) -> Iterator[None]:
+    """sshd's units without their filter of addresses."""
+    try:
+        for unit in UNITS:
+            lab.hub.run("systemctl", "set-property", "--runtime", unit, "IPAddressAllow=any", check=False)
+        yield
+    finally:
+        for unit in UNITS:
+            lab.hub.run("rm", "-rf", f"/run/systemd/system.control/{unit}.d")
+        lab.hub.run("systemctl", "daemon-reload")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("by", ["service", "socket"])
+def test_each_lock_keeps_the_lan_from_sshd(admin: Lab, by: str) -> None:
+    """Guard, UFW and sshd's own filter, each alone. Control: with all of them away the LAN gets in."""
+    hub = admin.hub
+    if by == "socket":
+        hub.run("systemctl", "disable", "--now", "ssh.service")
+        hub.run("systemctl", "enable", "--now", "ssh.socket")
+    try:
+        assert recap(site("--tags", "ssh"))["failed"] == 0
+        assert recap(site("--tags", "ssh"))["changed"] == 0
+        for family in ("v4", "v6"):
+            lan, tailnet = HUB["lan"][family], HUB["tailnet"][family]
+            with without_its_own(admin):
+                for alone in ("guard", "UFW"):
+                    with without(admin, *(name for name in LOCKS if name != alone)):
+                        assert scan_from(admin.stranger, lan, "22") == set(), (alone, family)
+                with without(admin, *LOCKS):
+                    assert scan_from(admin.stranger, lan, "22") == {22}, f"control ({family})"
+            with without(admin, *LOCKS):
+                assert scan_from(admin.stranger, lan, "22") == set(), ("its own", family)
+            assert login(admin.client, "admin", tailnet)[0], family
+    finally:
+        if by == "socket":
+            hub.run("systemctl", "disable", "--now", "ssh.socket")
+            hub.run("systemctl", "enable", "--now", "ssh.service")
+            site("--tags", "ssh")
+
+
+@pytest.mark.nightly
+def test_a_file_that_wins_is_named_before_sshd_is_restarted(admin: Lab) -> None:
+    path = "/etc/ssh/sshd_config.d/00-a-other.conf"
+    admin.hub.run("sh", "-c", f"echo 'PasswordAuthentication yes' > {path}")
+    began = admin.hub.run("systemctl", "show", "ssh.service", "--property=ActiveEnterTimestampMonotonic")
+    try:
+        done = play("site", "--tags", "ssh")
+    finally:
+        admin.hub.run("rm", path)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode != 0 and "passwordauthentication no" in said and "Another file wins" in said, said[-3000:]
+    assert admin.hub.run("systemctl", "show", "ssh.service", "--property=ActiveEnterTimestampMonotonic") == began
