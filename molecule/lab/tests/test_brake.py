@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import HUB, ROOT, Lab, Machine, ansible_environment, play, recap, site
+from logins import USER, administrator
 from test_endurance import reboot
 
 pytestmark = pytest.mark.nightly
@@ -53,7 +54,7 @@ class Controller:
         host = {
             "ansible_connection": "ssh",
             "ansible_host": self.address,
-            "ansible_user": "admin",
+            "ansible_user": USER,
             "ansible_become": True,
             "ansible_ssh_executable": str(program),
             "ansible_ssh_transfer_method": "piped",
@@ -63,12 +64,6 @@ class Controller:
         }
         self._inventory = folder / f"from-{side}.yml"
         self._inventory.write_text(yaml.safe_dump({"sovereign": {"hosts": {"hub": host}}}))
-        machine.run("sh", "-c", "test -e /root/.ssh/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
-
-    @property
-    def key(self) -> str:
-        """The public half of its key."""
-        return self.machine.run("cat", "/root/.ssh/id_ed25519.pub")
 
     def words(self, *arguments: str) -> tuple[str, ...]:
         return ("--inventory", str(self._inventory), *arguments)
@@ -82,7 +77,7 @@ class Controller:
         """Whether a new login works."""
         self.machine.run("sh", "-c", "rm -f /tmp/cm-*")
         options = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=3", "-o", "StrictHostKeyChecking=no")
-        return self.machine.ok("ssh", *options, f"admin@{self.address}", "true")
+        return self.machine.ok("ssh", *options, f"{USER}@{self.address}", "true")
 
 
 def state(lab: Lab) -> dict[str, Any]:
@@ -106,17 +101,11 @@ def opened(raw_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
     folder = tmp_path_factory.mktemp("controllers")
     sides = {"lan": raw_lab.stranger, "tailnet": raw_lab.client}
     controllers = {side: Controller(raw_lab, machine, side, folder) for side, machine in sides.items()}
-    keys = "".join(each.key for each in controllers.values())
-    raw_lab.hub.run("sh", "-c", "id admin >/dev/null 2>&1 || useradd --create-home --shell /bin/sh admin")
-    raw_lab.hub.run("sh", "-c", "echo 'admin ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/admin")
-    raw_lab.hub.run("install", "-d", "-o", "admin", "-g", "admin", "-m", "700", "/home/admin/.ssh")
-    put = "cat > /home/admin/.ssh/authorized_keys && chown admin: /home/admin/.ssh/authorized_keys"
-    raw_lab.hub.run("sh", "-c", put, stdin=keys)
     try:
-        site("--tags", "guard,firewall,ssh", *given(OPENED))
-        yield controllers
+        with administrator(raw_lab, *sides.values()):
+            site("--tags", "guard,firewall,ssh", *given(OPENED))
+            yield controllers
     finally:
-        raw_lab.hub.run("sh", "-c", "userdel --remove admin; rm -f /etc/sudoers.d/admin", check=False)
         site()
 
 
@@ -146,7 +135,8 @@ def test_a_change_that_cuts_the_controller_off_is_undone(lan: Controller, tag: s
     assert status != 0, said[-3000:]
     assert "was undone at" in said and "nobody confirmed it in a new connection within 15 seconds" in said, said[-3000:]
     assert state(lan.lab) == before and not lan.lab.hub.ok("test", "-e", PENDING)
-    assert not lan.lab.hub.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "mushishi-firewall-roll*.timer")
+    listed = ("list-units", "--all", "--plain", "--no-legend", "mushishi-firewall-roll*.timer")
+    assert lan.lab.hub.run("systemctl", *listed) == "", "no timer is left"
 
 
 def killed_when_armed(controller: Controller, settings: dict[str, Any]) -> None:
@@ -201,11 +191,12 @@ def test_a_reboot_undoes_it_before_a_rule_is_loaded(lan: Controller) -> None:
     assert state(lan.lab) == before and not lan.lab.hub.ok("test", "-e", PENDING)
     journal = lan.lab.hub.run("journalctl", "--boot", "--no-pager", "--output=cat")
     assert "ordering cycle" not in journal
-    assert "mushishi-firewall-boot" in lan.lab.hub.run("journalctl", "--boot", "--no-pager", "-u", "mushishi-firewall-boot")
+    unit = "mushishi-firewall-boot"
+    assert unit in lan.lab.hub.run("journalctl", "--boot", "--no-pager", "--unit", unit)
 
 
 def test_from_the_tailnet_it_is_confirmed(opened: dict[str, Controller]) -> None:
-    """Control: the same change, over SSH by the way that stays. Afterwards the LAN is out; a second run changes nothing."""
+    """Control: the same change, over SSH by the way that stays. Then the LAN is out; a second run changes nothing."""
     there, lan = opened["tailnet"], opened["lan"]
     assert there.gets_in() and lan.gets_in()
     done = play("site", *there.words("--tags", "guard,firewall", *given({**SHUT})))

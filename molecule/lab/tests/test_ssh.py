@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 from conftest import HUB, SETTINGS, Lab, Machine, play, recap, site
 from locks import LOCKS, without
+from logins import administrator
 from test_doors import scan_from
 
 UNITS = ("ssh.service", "ssh.socket")
@@ -20,19 +21,8 @@ OPENS = "import socket; socket.create_connection(({address!r}, {port}), 5).close
 def admin(raw_lab: Lab) -> Iterator[Lab]:
     """An administrator whose key the client of the tailnet and the stranger of the LAN have."""
     raw_lab.everything_up()
-    hub = raw_lab.hub
-    keys = ""
-    for machine in (raw_lab.client, raw_lab.stranger):
-        machine.run("sh", "-c", "test -e /root/.ssh/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
-        keys += machine.run("cat", "/root/.ssh/id_ed25519.pub")
-    hub.run("sh", "-c", "id admin >/dev/null 2>&1 || useradd --create-home --shell /bin/sh admin; echo admin:word | chpasswd")
-    for user, home in (("admin", "/home/admin"), ("root", "/root")):
-        hub.run("install", "-d", "-o", user, "-g", user, "-m", "700", f"{home}/.ssh")
-        path = f"{home}/.ssh/authorized_keys"
-        hub.run("sh", "-c", f"cat > {path} && chown {user}: {path}", stdin=keys)
-    yield raw_lab
-    hub.run("rm", "-f", "/root/.ssh/authorized_keys")
-    hub.run("userdel", "--remove", "--force", "admin", check=False)
+    with administrator(raw_lab, raw_lab.client, raw_lab.stranger):
+        yield raw_lab
 
 
 def login(machine: Machine, user: str, address: str, *command: str, options: tuple[str, ...] = ()) -> tuple[bool, str]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The machine's place on the tailnet: the unit that others order after, what is refused, what is put back, and the hole
-that Tailscale's own rules would make. The client is a stand-in that speaks its words and does to iptables what it does."""
+"""The machine's place on the tailnet: the unit, what is refused and put back, and the hole of Tailscale's own rules.
+
+The client is a stand-in that speaks its words and does to iptables what the real one does.
+"""
 
 from __future__ import annotations
 

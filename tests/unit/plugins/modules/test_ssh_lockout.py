@@ -7,8 +7,6 @@ import base64
 import os
 import pwd
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
