@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 
 # linux/rtnetlink.h, linux/netlink.h, linux/if_addr.h
-_NEWADDR, _GETADDR, _DONE, _ERROR = 20, 22, 3, 2
+_NEWLINK, _GETLINK, _NEWADDR, _GETADDR, _DONE, _ERROR = 16, 18, 20, 22, 3, 2
 _DUMP = 0x301
 # Interfaces, IPv4 addresses, IPv6 addresses.
 _GROUPS = 0x1 | 0x10 | 0x100
@@ -28,6 +28,8 @@ _DADFAILED, _TENTATIVE = 0x08, 0x40
 _LINK_SCOPE = 253
 _HEADER = struct.Struct("=IHHII")
 _BODY = struct.Struct("=BBBBI")
+_LINK = struct.Struct("=BBHiII")
+_NAME = 3
 FAMILIES = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
 
 
@@ -65,22 +67,37 @@ def usable(body: bytes, index: int) -> tuple[str, str] | None:
     return None if raw is None else (FAMILIES[family], socket.inet_ntop(family, raw))
 
 
-def addresses(interface: str) -> dict[str, str] | None:
-    """One address of each family that the interface has; None when there is no such interface."""
-    try:
-        index = socket.if_nametoindex(interface)
-    except OSError:
-        return None
-    found: dict[str, str] = {}
+def dumped(ask: int, told: int, body: bytes) -> Iterator[bytes]:
+    """The bodies of all messages of one kind that the kernel answers to a question."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asked:
         asked.bind((0, 0))
-        asked.send(_HEADER.pack(_HEADER.size + _BODY.size, _GETADDR, _DUMP, 1, 0) + _BODY.pack(0, 0, 0, 0, 0))
+        asked.send(_HEADER.pack(_HEADER.size + len(body), ask, _DUMP, 1, 0) + body)
         while True:
-            for kind, body in messages(asked.recv(1 << 16)):
+            for kind, answer in messages(asked.recv(1 << 16)):
                 if kind in (_DONE, _ERROR):
-                    return found
-                if kind == _NEWADDR and (address := usable(body, index)) is not None:
-                    found.setdefault(*address)
+                    return
+                if kind == told:
+                    yield answer
+
+
+def index_of(interface: str) -> int | None:
+    """The interface's number. By netlink as well: if_nametoindex() would open a socket of a family that the unit forbids."""
+    for body in dumped(_GETLINK, _NEWLINK, _LINK.pack(0, 0, 0, 0, 0, 0)):
+        if attributes(body[_LINK.size :]).get(_NAME, b"").rstrip(b"\0") == interface.encode():
+            return int(_LINK.unpack_from(body)[3])
+    return None
+
+
+def addresses(interface: str) -> dict[str, str] | None:
+    """One address of each family that the interface has; None when there is no such interface."""
+    index = index_of(interface)
+    if index is None:
+        return None
+    found: dict[str, str] = {}
+    for body in dumped(_GETADDR, _NEWADDR, _BODY.pack(0, 0, 0, 0, 0)):
+        if (address := usable(body, index)) is not None:
+            found.setdefault(*address)
+    return found
 
 
 def events() -> socket.socket:

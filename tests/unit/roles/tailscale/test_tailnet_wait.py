@@ -50,6 +50,29 @@ def test_one_family_is_enough_and_the_other_is_named() -> None:
         assert status == 0 and f"it has no {missing} address" in said and took < 20
 
 
+#: The program under what its unit allows: sockets of netlink and no other; what libc would open behind one's back is gone.
+CONFINED = """
+import runpy, socket, sys
+def refused(*_words):
+    raise OSError(97, "Address family not supported by protocol")
+def judge(event, words):
+    if event == "socket.__new__" and words[1] != socket.AF_NETLINK:
+        refused()
+socket.if_nametoindex = refused
+sys.addaudithook(judge)
+sys.argv = ["x", "--interface=tailscale0", "--seconds=1", "--other-seconds=1"]
+runpy.run_path("PROGRAM", run_name="__main__")
+"""
+
+
+def test_it_needs_no_other_family_than_its_unit_allows() -> None:
+    unit = (PROGRAM.parents[1] / "templates/mushishi-tailnet.service.j2").read_text()
+    assert "RestrictAddressFamilies=AF_NETLINK\n" in unit
+    script = f"{MAKE}; {V4}; {V6}; exec {sys.executable} -IB -c '{CONFINED.replace('PROGRAM', str(PROGRAM))}'"
+    done = subprocess.run(["unshare", "-n", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "tailscale0 has IPv4 100.64.0.2, IPv6 fd7a:115c:a1e0::2\n"), done
+
+
 def test_neither_is_an_error_after_its_time() -> None:
     status, said, took = waited(MAKE, ":", 0.5, 60)
     assert status == 1 and "neither an IPv4 nor an IPv6 address" in said and took < 20
