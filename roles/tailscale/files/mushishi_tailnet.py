@@ -81,7 +81,7 @@ def dumped(ask: int, told: int, body: bytes) -> Iterator[bytes]:
 
 
 def index_of(interface: str) -> int | None:
-    """The interface's number. By netlink as well: if_nametoindex() would open a socket of a family that the unit forbids."""
+    """The interface's number. By netlink: if_nametoindex() would open a socket of a family that the unit forbids."""
     for body in dumped(_GETLINK, _NEWLINK, _LINK.pack(0, 0, 0, 0, 0, 0)):
         if attributes(body[_LINK.size :]).get(_NAME, b"").rstrip(b"\0") == interface.encode():
             return int(_LINK.unpack_from(body)[3])

@@ -50,7 +50,7 @@ def test_one_family_is_enough_and_the_other_is_named() -> None:
         assert status == 0 and f"it has no {missing} address" in said and took < 20
 
 
-#: The program under what its unit allows: sockets of netlink and no other; what libc would open behind one's back is gone.
+#: The program under what its unit allows: netlink's sockets and no other, libc's own included.
 CONFINED = """
 import runpy, socket, sys
 def refused(*_words):
