@@ -144,6 +144,7 @@ def test_a_dead_machine_is_told_from_no_machine(in_namespace: InNamespace) -> No
     assert all(result["control"] == {"tcp": "open", "udp": "open"} for result in results)
 
 
+@pytest.mark.nightly
 def test_all_ports_in_bounded_time(in_namespace: InNamespace) -> None:
     """65,535 ports that drop: as long as the patience, for so many at a time, and not much longer."""
     seconds, result, alone = in_namespace(
