@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -223,8 +223,10 @@ def _shown(blocks: Iterator[bytes], size: int) -> str:
     return f"{size} bytes, sha256 {_digest(blocks)}\n"
 
 
-def compare(entry: Entry, *, check_mode: bool) -> Change:
+def compare(entry: Entry, *, check_mode: bool, gone: Container[str] = ()) -> Change:
     """Compares what is at the path with what is wanted.
+
+    ``gone``: paths that a dry run has already said it would take away.
 
     Raises:
         SovereignError: something of another kind is in the way, or it cannot be read.
@@ -237,7 +239,7 @@ def compare(entry: Entry, *, check_mode: bool) -> Change:
         remedy = "Remove the link, or give the path that it leads to." if kind == "link" else "Move it away."
         raise SovereignError(entry.thing, f"a {kind} is in its place", remedy)
     if entry.state == "absent":
-        if kind == "directory" and os.listdir(entry.path):
+        if kind == "directory" and any(os.path.join(entry.path, name) not in gone for name in os.listdir(entry.path)):
             raise SovereignError(entry.thing, "it is a folder with something in it", "Empty it first.")
         return Change(entry, properties, None, found)
     if entry.state == "link":
@@ -345,8 +347,11 @@ def ensure(entries: Sequence[Entry], run: Runner, *, check_mode: bool) -> dict[s
     """
     diff: list[dict[str, Any]] = []
     changed_paths: list[str] = []
+    gone: set[str] = set()
     for entry in entries:
-        change = compare(entry, check_mode=check_mode)
+        change = compare(entry, check_mode=check_mode, gone=gone)
+        if check_mode and entry.state == "absent":
+            gone.add(entry.path)
         if not change.changed:
             continue
         if not check_mode:

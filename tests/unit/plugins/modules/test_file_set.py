@@ -169,6 +169,13 @@ def test_absent_takes_no_folder_with_something_in_it(run: Any, entry: Make, tmp_
     (tmp_path / "d/x").write_text("x")
     refused = run(file_set, entries=[entry("d", state="absent")])
     assert refused["failed"] and "something in it" in refused["msg"]
+    both = [entry("d/x", state="absent"), entry("d", state="absent")]
+    dry = run(file_set, entries=both, check=True)
+    assert not dry["failed"] and dry["changed_paths"] == [str(tmp_path / "d/x"), str(tmp_path / "d")]
+    (tmp_path / "d/y").write_text("y")
+    assert run(file_set, entries=both, check=True)["failed"], "the other file stays"
+    (tmp_path / "d/y").unlink()
+    assert run(file_set, entries=both)["changed"] and not (tmp_path / "d").exists()
     assert run(file_set, entries=[entry("d/x", state="absent"), entry("d", state="absent")])["changed"]
     assert not run(file_set, entries=[entry("d", state="absent")])["changed"]
 
