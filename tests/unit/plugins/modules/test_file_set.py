@@ -176,7 +176,6 @@ def test_absent_takes_no_folder_with_something_in_it(run: Any, entry: Make, tmp_
     assert run(file_set, entries=both, check=True)["failed"], "the other file stays"
     (tmp_path / "d/y").unlink()
     assert run(file_set, entries=both)["changed"] and not (tmp_path / "d").exists()
-    assert run(file_set, entries=[entry("d/x", state="absent"), entry("d", state="absent")])["changed"]
     assert not run(file_set, entries=[entry("d", state="absent")])["changed"]
 
 
