@@ -17,6 +17,7 @@ pytestmark = pytest.mark.nightly
 
 UFW_FILES = ("default/ufw", "ufw/ufw.conf", "ufw/user.rules", "ufw/user6.rules", "ufw/after.rules", "ufw/after6.rules")
 AWAY = json.dumps({"firewall_state": "absent", "guard_doors_enforced": False})
+PENDING = "/var/lib/mushishi-firewall/pending/armed.json"
 #: A run of the two roles that make the doors.
 DOORS = ("--tags", "guard,firewall")
 OWN = ("allow", "proto", "tcp", "from", "192.0.2.7", "to", "any", "port", "2222")
@@ -117,7 +118,7 @@ def test_a_chain_that_docker_no_longer_asks_is_told(raw_lab: Lab) -> None:
     assert done.returncode != 0 and "FORWARD does not jump to DOCKER-USER" in said, said[-3000:]
     assert "systemctl restart docker" in said
     # What that run had begun is undone first.
-    raw_lab.until(lambda: not raw_lab.hub.ok("test", "-e", "/var/lib/mushishi-firewall/pending/armed.json"), "undone", 90)
+    raw_lab.until(lambda: not raw_lab.hub.ok("test", "-e", PENDING), "undone", 90)
     raw_lab.everything_up()
     assert recap(site(*DOORS))["changed"] == 0
 

@@ -15,6 +15,7 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors 
 # Runs a program: argument list and standard input in; exit status, standard output and standard error out.
 Runner = Callable[[Sequence[str], str], "tuple[int, str, str]"]
 
+
 def device_to(address: str, run: Runner) -> str | None:
     """The interface by which this machine answers an address; None when there is no route."""
     status, out, _err = run(["ip", "--json", "route", "get", address], "")
