@@ -101,6 +101,7 @@ EDGES: dict[str, dict[str, Values]] = {
                 {"name": "published too", "port": 22001, "protocol": "udp", "role": "firewall"},
             ],
         },
+        "the doors are UFW's alone": {"guard_doors_enforced": False},
         "no door at all": {"guard_doors_enforced": True, "guard_doors": [], "guard_inside_interfaces": ["lo"]},
         "another bridge": {"guard_bridge": "br-other", "guard_ingress_interface": "wg-home"},
     },

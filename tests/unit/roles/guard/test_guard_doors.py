@@ -170,7 +170,7 @@ def test_without_the_rules_everything_is_open(world: World, make: Callable[[Worl
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_not_enforced_changes_nothing(world: World, rendered: Rendered, family: str) -> None:
-    made = rendered["guard", "host.nft.j2", "example"]
+    made = rendered["guard", "host.nft.j2", "the doors are UFW's alone"]
     assert not isinstance(made, str)
     world.machine.run("nft", "--file", "-", text=loadable(made[0][1]))
     found = world.stranger.knock(everything(LAN[family]))
