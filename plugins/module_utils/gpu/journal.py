@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+# Private to this collection: may change in any release.
+"""What a switch leaves on disk, so that whoever comes after a crash knows: the lock, the intent, the last good mode.
+
+Every write is whole or not at all and is on the disk before the next step: a temporary file, fsync, rename, fsync of
+the folder. The lock is the kernel's (flock), so that a killed holder leaves none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+
+HISTORY_LINES = 500
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where it lies."""
+
+    state: Path = Path("/var/lib/mushishi-gpu")
+    lock: Path = Path("/run/mushishi-gpu.lock")
+
+    @property
+    def intent(self) -> Path:
+        """A switch that has not come to its end."""
+        return self.state / "intent.json"
+
+    @property
+    def good(self) -> Path:
+        """The last mode that was committed."""
+        return self.state / "good.json"
+
+    @property
+    def history(self) -> Path:
+        """Every switch that came to an end, one line each."""
+        return self.state / "history.jsonl"
+
+
+@dataclass
+class Intent:
+    """A switch under way: from the last good mode to another one. Times are Unix seconds."""
+
+    origin: str
+    target: str
+    phase: str
+    began: float
+    #: Tenants whose door was shut, and that were stopped: what a recovery has to know.
+    closed: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    #: Phase → seconds, of the phases that are over.
+    seconds: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise SovereignError(
+            f"file {path}", "it is not what a switch writes", "Look at it, move it away, then switch again."
+        )
+    return found
+
+
+class Journal:
+    """The three files. Every method raises SovereignError, naming the file, when the disk does not do it."""
+
+    def __init__(self, places: Places | None = None) -> None:
+        self._places = places or Places()
+
+    def good(self) -> str | None:
+        """The last good mode; None before the first."""
+        found = _read(self._places.good)
+        return None if found is None else str(found.get("mode"))
+
+    def intent(self) -> Intent | None:
+        """The switch that has not come to its end, if there is one."""
+        found = _read(self._places.intent)
+        try:
+            return None if found is None else Intent(**found)
+        except TypeError:
+            raise SovereignError(
+                f"file {self._places.intent}", "it is not what a switch writes", "Move it away, then switch again."
+            ) from None
+
+    def note(self, intent: Intent) -> None:
+        """Say what comes next, before it comes."""
+        self._keep(self._places.intent, json.dumps(asdict(intent), sort_keys=True) + "\n")
+
+    def commit(self, mode: str) -> None:
+        """This mode is good: it serves."""
+        self._keep(self._places.good, json.dumps({"mode": mode, "since": time.time()}) + "\n")
+
+    def end(self, intent: Intent, outcome: str) -> None:
+        """The switch is over; its line goes into the history, and the intent away. The last lines are kept."""
+        line = json.dumps({**asdict(intent), "ended": time.time(), "outcome": outcome}, sort_keys=True)
+        try:
+            before = self._places.history.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            before = []
+        self._keep(self._places.history, "\n".join([*before[1 - HISTORY_LINES :], line]) + "\n")
+        try:
+            self._places.intent.unlink(missing_ok=True)
+            _sync_folder(self._places.state)
+        except OSError as error:
+            raise self._broken(self._places.intent, error) from None
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every switch that is remembered, the oldest first; a line that cannot be read is left out."""
+        try:
+            lines = self._places.history.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict):
+                    found.append(entry)
+        return found
+
+    def _keep(self, path: Path, text: str) -> None:
+        try:
+            _write(path, text)
+        except OSError as error:
+            raise self._broken(path, error) from None
+
+    @staticmethod
+    def _broken(path: Path, error: OSError) -> SovereignError:
+        return SovereignError(f"file {path}", f"it cannot be written ({error.strerror})", "Make room or mend the disk.")
+
+
+@contextlib.contextmanager
+def locked(
+    places: Places,
+    who: str,
+    *,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> Iterator[None]:
+    """One switch at a time; waits so many seconds for another one.
+
+    Raises:
+        SovereignError: somebody else holds the lock still; who, as they wrote it.
+    """
+    deadline = clock() + seconds
+    with open(places.lock, "a+", encoding="utf-8") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if clock() >= deadline:
+                    stream.seek(0)
+                    raise SovereignError(
+                        "the card's modes",
+                        f"another switch is under way: {stream.read().strip() or 'it has not said which'}",
+                        "Wait for its end: sovereignctl mode status.",
+                    ) from None
+                pause(0.2)
+        stream.seek(0)
+        stream.truncate()
+        stream.write(f"{who} (pid {os.getpid()})\n")
+        stream.flush()
+        yield

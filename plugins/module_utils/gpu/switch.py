@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: MIT
+# Private to this collection: may change in any release.
+"""A change of the GPU mode as a transaction (docs/decisions/023).
+
+fit → intent → busy? → close the door → drain → stop → *freed* → start → *answers* → commit. What goes wrong before
+the stop leaves everything as it was; what goes wrong after it leads back to the last good mode. The plan is always made
+from what really runs, so that a run after a crash needs to know no more than where it came from.
+
+Everything outside is behind :class:`World`; times are seconds, memory is MiB.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import tenants
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.journal import Intent, Journal
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import (
+    OFF,
+    Memory,
+    Mode,
+    Peaks,
+    Plan,
+    Process,
+    Registry,
+    Tenant,
+)
+
+#: The driver gives memory back some time after the process is gone.
+FREED_SECONDS = 60.0
+#: Between two looks. A look costs milliseconds.
+PAUSE = 0.25
+ON_BUSY = ("fail", "wait", "force")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A tenant that has containers: for how long, and whether they are not what its project says, or one is dead."""
+
+    age: float
+    stale: bool = False
+
+
+class World(Protocol):
+    """What a switch needs of the machine. Each may raise SovereignError when it cannot be asked or done."""
+
+    def running(self) -> Mapping[str, Running]:
+        """Tenants that have a container, by name; one that is dead makes its tenant stale."""
+
+    def start(self, tenant: Tenant) -> None:
+        """Bring its containers up; returns before it serves."""
+
+    def stop(self, tenant: Tenant) -> None:
+        """Take its containers down, within its own time."""
+
+    def alive(self, tenant: Tenant) -> bool:
+        """Whether all its containers run."""
+
+    def logs(self, tenant: Tenant) -> str:
+        """The last lines of its log."""
+
+    def memory(self) -> Memory:
+        """The card's memory."""
+
+    def processes(self) -> Sequence[Process]:
+        """Who is on the card."""
+
+    def close(self, tenant: Tenant) -> None:
+        """Lead new requests past it, to the next link of their chain."""
+
+    def open(self, tenant: Tenant) -> None:
+        """Lead requests to it again."""
+
+    def ready(self, tenant: Tenant) -> str:
+        """Empty when it has really answered; else why not."""
+
+    def busy(self, tenant: Tenant) -> Sequence[str]:
+        """What it works at, one phrase each; nothing when it is idle. Loaded is not busy."""
+
+    def now(self) -> float:
+        """A clock that only goes forward."""
+
+    def time(self) -> float:
+        """Unix time."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+@dataclass
+class Result:
+    """What became of a switch. ``seconds``: by phase, in order; ``plan``: one line a step."""
+
+    origin: str
+    target: str
+    changed: bool = False
+    plan: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    peaks: dict[str, int] = field(default_factory=dict)
+    outcome: str = "nothing to do"
+
+
+class SwitchFailed(SovereignError):
+    """A switch that did not come to its end. ``result.outcome``: unchanged, rolled back, or broken."""
+
+    def __init__(self, thing: str, seen: str, remedy: str, result: Result) -> None:
+        super().__init__(thing, seen, remedy)
+        self.result = result
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is told while it runs: the phase, about whom, seconds so far, and how long the whole took before."""
+
+    phase: str
+    detail: str
+    elapsed: float
+    expected: float | None
+
+
+def expected_seconds(history: Iterable[Mapping[str, Any]], target: str) -> float | None:
+    """How long switches to a mode took, the median of those that came to a good end; None when there was none."""
+    took = [
+        float(sum(entry["seconds"].values()))
+        for entry in history
+        if entry.get("target") == target and entry.get("outcome") == "done" and isinstance(entry.get("seconds"), dict)
+    ]
+    return statistics.median(took) if took else None
+
+
+class Switch:
+    """One card's switches."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        world: World,
+        journal: Journal,
+        report: Callable[[Step], None] = lambda _step: None,
+    ) -> None:
+        self._registry, self._world, self._journal, self._report = registry, world, journal, report
+        self._peaks = Peaks()
+        self._began = 0.0
+        self._expected: float | None = None
+        self._phase_began: float | None = None
+
+    # ---- looking
+    def plan(self, target: str) -> Plan:
+        """What a switch would do now. Changes nothing."""
+        mode = self._registry.mode(target)
+        running = self._world.running()
+        stale = {name for name, state in running.items() if state.stale}
+        for tenant in mode.tenants:
+            state = running.get(tenant.name)
+            # One that is still starting is waited for; one that had its time and answers nothing is made anew.
+            if state and not state.stale and state.age > tenant.ready_seconds and self._world.ready(tenant):
+                stale.add(tenant.name)
+        return tenants.plan(self._registry, running.keys(), mode, stale)
+
+    def fits(self, mode: Mode) -> list[str]:
+        """Refuse what the card cannot hold, also because of others on it; warnings about others whom it can hold.
+
+        Raises:
+            SovereignError: with the sum, or with the processes that are in the way.
+        """
+        memory = self._world.memory()
+        self._registry.fits(mode, memory.total)
+        there = tenants.strangers(self._registry, self._world.processes())
+        told = ", ".join(process.words() for process in (*there.foreign, *there.guests))
+        if mode.tenants and there.mib > self._registry.reserve_mib and mode.vram_mib + there.mib > memory.total:
+            raise SovereignError(
+                f"mode {mode.name}",
+                f"it needs {mode.vram_mib} MiB, and the card's {memory.total} MiB are also held by {told}, which is no "
+                "tenant of ours and is left alone",
+                "End that program, or declare it as a tenant; then switch again. Nothing was stopped.",
+            )
+        return [f"on the card beside every mode: {process.words()}" for process in there.foreign]
+
+    # ---- switching
+    def run(
+        self, target: str, *, on_busy: str = "fail", drain_seconds: float | None = None, rollback: bool = True
+    ) -> Result:
+        """Make it so. The caller holds the lock.
+
+        Raises:
+            SovereignError: refused before anything was begun.
+            SwitchFailed: it was begun; its outcome says where it ended.
+        """
+        if on_busy not in ON_BUSY:
+            raise SovereignError("on_busy", f"it is {on_busy!r}", f"Choose one of {', '.join(ON_BUSY)}.")
+        mode = self._registry.mode(target)
+        self._began = self._world.now()
+        self._expected = expected_seconds(self._journal.history(), target)
+        left, good = self._journal.intent(), self._journal.good()
+        origin = left.origin if left else (good or OFF)
+        result = Result(origin, target, warnings=self.fits(mode))
+        plan = self.plan(target)
+        result.plan = plan.words()
+        if left is None and plan.empty and good == target and not any(self._world.ready(each) for each in plan.keep):
+            return result
+        intent = Intent(origin, target, "intent", self._world.time())
+        if left:
+            intent.closed, intent.stopped = list(left.closed), list(left.stopped)
+            result.warnings.append(f"an earlier switch to {left.target} did not end ({left.phase}): this goes on")
+        self._journal.note(intent)
+        try:
+            self._let_go(intent, plan, on_busy, drain_seconds)
+        except SovereignError as error:
+            self._unchanged(intent, result, error)
+        try:
+            self._go(intent, plan, mode)
+            self._phase(intent, "commit")
+            self._journal.commit(target)
+        except SovereignError as error:
+            self._failed(intent, result, error, rollback)
+        self._over(intent)
+        self._journal.end(intent, "done")
+        result.changed, result.outcome = True, "done"
+        result.seconds, result.peaks = dict(intent.seconds), dict(self._peaks.seen)
+        result.warnings += self._peaks.drift(self._registry)
+        return result
+
+    def _phase(self, intent: Intent, phase: str, detail: str = "") -> None:
+        """A new phase begins; it is on the disk before anything of it is done."""
+        self._over(intent)
+        intent.phase = phase
+        self._phase_began = self._world.now()
+        self._journal.note(intent)
+        self._tell(phase, detail)
+
+    def _over(self, intent: Intent) -> None:
+        if self._phase_began is not None:
+            took = self._world.now() - self._phase_began
+            intent.seconds[intent.phase] = intent.seconds.get(intent.phase, 0.0) + took
+        self._phase_began = None
+
+    def _tell(self, phase: str, detail: str) -> None:
+        self._report(Step(phase, detail, self._world.now() - self._began, self._expected))
+
+    def _until(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Wait for something, no longer than so many seconds; whether it came."""
+        deadline = self._world.now() + seconds
+        while not done():
+            if self._world.now() >= deadline:
+                return False
+            self._world.sleep(PAUSE)
+        return True
+
+    # ---- until nobody works: all of it can be taken back
+    def _let_go(self, intent: Intent, plan: Plan, on_busy: str, drain_seconds: float | None) -> None:
+        self._phase(intent, "busy")
+        working = self._working(plan.stop)
+        if working and on_busy == "fail":
+            raise SovereignError(
+                f"mode {intent.origin}",
+                f"it is at work: {'; '.join(working)}",
+                "Wait for it, or switch with on_busy=wait (or force, which ends the work).",
+            )
+        self._phase(intent, "close")
+        for tenant in plan.stop:
+            if tenant.name not in intent.closed:
+                intent.closed.append(tenant.name)
+                self._journal.note(intent)
+            self._world.close(tenant)
+        self._phase(intent, "drain")
+        most = max((tenant.drain_seconds for tenant in plan.stop), default=0.0)
+        patience = most if drain_seconds is None else drain_seconds
+        if not self._until(lambda: not self._working(plan.stop), patience) and on_busy != "force":
+            raise SovereignError(
+                f"mode {intent.origin}",
+                f"its work did not end within {patience:.0f} s: {'; '.join(self._working(plan.stop))}",
+                "Wait for it, give it more time (drain_timeout), or switch with on_busy=force, which ends the work.",
+            )
+
+    def _working(self, stop: Iterable[Tenant]) -> list[str]:
+        found = [f"{tenant.name}: {what}" for tenant in stop for what in self._world.busy(tenant)]
+        self._tell("drain" if found else "idle", "; ".join(found))
+        return found
+
+    def _unchanged(self, intent: Intent, result: Result, error: SovereignError) -> None:
+        """Nothing was stopped by this run: the doors open again, and the intent is gone."""
+        problems = [str(error)]
+        running = self._try(self._world.running, problems) or {}
+        for name in intent.closed:
+            if name in running and name in self._registry.tenants:
+                tenant = self._registry.tenants[name]
+                self._try(lambda tenant=tenant: self._world.open(tenant), problems)
+        self._over(intent)
+        result.seconds = dict(intent.seconds)
+        if intent.stopped:
+            # An earlier run had stopped some already: that is for the next run to bring to an end.
+            result.outcome = "broken"
+            remedy = "Switch to the mode you want; what an earlier switch had stopped is not running."
+        else:
+            result.outcome = "unchanged"
+            remedy = error.remedy
+            self._try(lambda: self._journal.end(intent, f"unchanged: {error}"), problems)
+        raise SwitchFailed(error.thing, "; ".join([error.seen, *problems[1:]]), remedy, result) from error
+
+    # ---- from the stop on: forward, or back to the last good mode
+    def _go(self, intent: Intent, plan: Plan, mode: Mode) -> None:
+        """Stop, prove the memory free, start, prove that it serves, open the doors."""
+        self._phase(intent, "stop")
+        for tenant in plan.stop:
+            if tenant.name not in intent.stopped:
+                intent.stopped.append(tenant.name)
+                self._journal.note(intent)
+            self._tell("stop", tenant.name)
+            self._world.stop(tenant)
+        self._phase(intent, "freed")
+        self._freed(plan, intent.stopped)
+        self._phase(intent, "start")
+        for tenant in plan.start:
+            self._tell("start", tenant.name)
+            self._world.start(tenant)
+            self._answers(tenant)
+        for tenant in plan.keep:
+            self._answers(tenant)
+        self._phase(intent, "open")
+        for tenant in mode.tenants:
+            self._world.open(tenant)
+
+    def _freed(self, plan: Plan, stopped: Iterable[str]) -> None:
+        """The driver says, process by process, that who was stopped is off the card, and that there is room.
+
+        ``stopped``: also by an earlier run, which did not wait for it.
+        """
+        need = sum(tenant.vram_mib for tenant in plan.start)
+        names = {*stopped, *(tenant.name for tenant in plan.stop)} - {tenant.name for tenant in plan.keep}
+
+        def free() -> bool:
+            left = any(process.tenant in names for process in self._world.processes())
+            return not left and self._world.memory().free >= need
+
+        if not self._until(free, FREED_SECONDS):
+            memory = self._world.memory()
+            held = ", ".join(process.words() for process in self._world.processes()) or "nobody that the driver names"
+            raise SovereignError(
+                "the card's memory",
+                f"{memory.free} of {memory.total} MiB are free after {FREED_SECONDS:.0f} s, and {need} are needed; "
+                f"it is held by {held}",
+                "Look at sovereignctl gpu; a process that does not end may need a restart of the machine.",
+            )
+
+    def _answers(self, tenant: Tenant) -> None:
+        why = ""
+
+        def served() -> bool:
+            nonlocal why
+            if not self._world.alive(tenant):
+                raise SovereignError(
+                    f"tenant {tenant.name}", f"it ended: {self._world.logs(tenant)}", "Look at what its log says."
+                )
+            self._peaks.note(self._world.processes())
+            why = self._world.ready(tenant)
+            self._tell("answers", f"{tenant.name}: {why or 'it serves'}")
+            return not why
+
+        if not self._until(served, tenant.ready_seconds):
+            raise SovereignError(
+                f"tenant {tenant.name}",
+                f"it did not answer within {tenant.ready_seconds:.0f} s ({why}): {self._world.logs(tenant)}",
+                "Look at what its log says.",
+            )
+        self._peaks.note(self._world.processes())
+
+    def _failed(self, intent: Intent, result: Result, error: SovereignError, rollback: bool) -> None:
+        """Back to the last good mode, whatever it takes; the first reason is told first."""
+        problems: list[str] = []
+        intent.why = str(error)
+        if rollback and intent.origin in self._registry.modes:
+            back = self._registry.modes[intent.origin]
+            try:
+                self._over(intent)
+                intent.phase = "back"
+                self._phase_began = self._world.now()
+                self._try(lambda: self._journal.note(intent), problems)
+                self._back(back, intent)
+                result.outcome = "rolled back"
+            except SovereignError as second:
+                problems.append(f"and the way back to {back.name} failed: {second}")
+                result.outcome = "broken"
+        else:
+            result.outcome = "broken"
+        self._over(intent)
+        result.seconds, result.peaks, result.changed = dict(intent.seconds), dict(self._peaks.seen), True
+        if result.outcome == "rolled back":
+            self._try(lambda: self._journal.end(intent, f"rolled back: {error}"), problems)
+            remedy = f"{error.remedy} The mode {intent.origin} serves again."
+        else:
+            self._try(lambda: self._journal.note(intent), problems)
+            remedy = f"{error.remedy} Nothing of the card serves now; switch to the mode you want when that is mended."
+        raise SwitchFailed(error.thing, "; ".join([error.seen, *problems]), remedy, result) from error
+
+    def _back(self, mode: Mode, intent: Intent) -> None:
+        """The same steps without a word on the disk: the intent that stands there is enough after a crash."""
+        running = self._world.running()
+        stale = {name for name, each in running.items() if each.stale}
+        plan = tenants.plan(self._registry, running.keys(), mode, stale)
+        # Who is there and does not answer is no better than who is gone.
+        dead = {tenant.name for tenant in plan.keep if self._world.ready(tenant)}
+        plan = tenants.plan(self._registry, running.keys(), mode, stale | dead)
+        for tenant in plan.stop:
+            self._tell("back", f"stop {tenant.name}")
+            self._world.close(tenant)
+            self._world.stop(tenant)
+        self._freed(plan, intent.stopped)
+        for tenant in plan.start:
+            self._tell("back", f"start {tenant.name}")
+            self._world.start(tenant)
+            self._answers(tenant)
+        for tenant in mode.tenants:
+            self._world.open(tenant)
+
+    @staticmethod
+    def _try(action: Callable[[], Any], problems: list[str]) -> Any:
+        """Do it if it can be done; what goes wrong is told and stops nobody."""
+        try:
+            return action()
+        except SovereignError as error:
+            problems.append(str(error))
+            return None

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: MIT
+"""A switch is a transaction: every pair of modes, every fault, a kill at every step."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.journal import Journal, Places
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import (
+    FREED_SECONDS,
+    Step,
+    Switch,
+    SwitchFailed,
+    expected_seconds,
+)
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Process
+from gpu_world import CARD, MODES, SIZES, Killed, Played, registry
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+ALL = [*MODES, "off"]
+TENANTS = {**MODES, "off": []}
+
+
+class Machine:
+    """A world, a journal, and switches of it."""
+
+    def __init__(self, folder: Path, mode: str = "agent") -> None:
+        self.world = Played()
+        self.journal = Journal(Places(folder / "state", folder / "lock"))
+        self.world.has(*TENANTS[mode])
+        self.journal.commit(mode)
+        self.steps: list[Step] = []
+
+    def switch(self) -> Switch:
+        return Switch(registry(), self.world, self.journal, self.steps.append)
+
+    def fails(self, target: str, **options: Any) -> SwitchFailed:
+        with pytest.raises(SwitchFailed) as failed:
+            self.switch().run(target, **options)
+        return failed.value
+
+    def did(self) -> list[str]:
+        """What was done to tenants and doors, in order."""
+        return [call for call in self.world.calls if call.split()[0] in ("close", "stop", "start", "open")]
+
+    def serves(self, mode: str) -> None:
+        """Exactly this mode is there, answers, with its doors open, its memory to the MiB, and no switch under way."""
+        assert set(self.world.up) == set(TENANTS[mode])
+        assert not self.world.shut & set(TENANTS[mode])
+        assert self.world.memory().used == sum(SIZES[name] for name in TENANTS[mode]) + self.foreign
+        assert self.journal.good() == mode and self.journal.intent() is None
+
+    @property
+    def foreign(self) -> int:
+        return sum(process.mib for process in self.world.foreign)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.mark.parametrize(("origin", "target"), itertools.permutations(ALL, 2), ids=" to ".join)
+def test_every_pair(tmp_path: Path, origin: str, target: str) -> None:
+    machine = Machine(tmp_path, origin)
+    machine.world.foreign.append(Process(7, 90, "Xorg", "me"))
+    result = machine.switch().run(target)
+    machine.serves(target)
+    assert (result.changed, result.outcome, result.origin, result.target) == (True, "done", origin, target)
+    # Who is in both stays up.
+    both = set(TENANTS[origin]) & set(TENANTS[target])
+    assert not any(f"stop {name}" in machine.world.calls for name in both)
+    machine.world.calls.clear()
+    again = machine.switch().run(target)
+    assert not again.changed and machine.did() == []
+
+
+def test_the_order(machine: Machine) -> None:
+    """The door is shut before anybody is stopped; nobody starts before the memory is free; it opens at the end."""
+    result = machine.switch().run("forensic")
+    assert machine.did() == [
+        *("close tts", "close vllm-agent", "stop tts", "stop vllm-agent", "start vllm-forensic", "open vllm-forensic"),
+    ]
+    assert list(result.seconds) == ["busy", "close", "drain", "stop", "freed", "start", "open", "commit"]
+    assert result.seconds["start"] >= machine.world.start_seconds
+    assert result.peaks == {"vllm-forensic": SIZES["vllm-forensic"]}
+    assert [step.phase for step in machine.steps][-1] == "commit"
+
+
+def test_check_mode_says_the_plan_and_does_nothing(machine: Machine) -> None:
+    assert machine.switch().plan("audio").words() == ["stop vllm-agent (22000 MiB)", "keep tts (4000 MiB)"]
+    assert machine.did() == []
+
+
+# ---- refused before anything is touched
+def test_what_does_not_fit_is_refused_with_the_sum() -> None:
+    words = r"music 26000 \+ tts 4000 \+ reserve 3000 = 33000 MiB, and the card has 32607"
+    with pytest.raises(SovereignError, match=words):
+        registry(modes={"loud": {"tenants": ["music", "tts"], "cpu_floors": []}}, reserve_mib=3000)
+
+
+def test_the_card_that_is_there_counts(tmp_path: Path) -> None:
+    """Nothing was declared: what NVML says is the limit."""
+    machine = Machine(tmp_path, "off")
+    bare = Switch(registry(card_mib=None, reserve_mib=6000), machine.world, machine.journal)
+    with pytest.raises(SovereignError, match="and the card has 32607 MiB"):
+        bare.run("forensic")
+    assert machine.journal.intent() is None and not machine.world.up
+
+
+def test_a_foreign_process_is_named_and_left_alone(machine: Machine) -> None:
+    machine.world.foreign.append(Process(4242, 9000, "blender", "alice"))
+    with pytest.raises(SovereignError, match=r"blender \(pid 4242, user alice, 9000 MiB\)") as refused:
+        machine.switch().run("forensic")
+    assert "Nothing was stopped" in str(refused.value)
+    assert set(machine.world.up) == {"vllm-agent", "tts"} and machine.journal.intent() is None
+
+
+def test_a_small_foreign_process_is_told(machine: Machine) -> None:
+    machine.world.foreign.append(Process(4242, 300, "blender", "alice"))
+    result = machine.switch().run("forensic")
+    assert any("blender (pid 4242" in words for words in result.warnings)
+    machine.serves("forensic")
+
+
+def test_an_unknown_mode_and_an_unknown_word(machine: Machine) -> None:
+    with pytest.raises(SovereignError, match="agent, audio, coding, creative, forensic, music, off"):
+        machine.switch().run("forensics")
+    with pytest.raises(SovereignError, match="fail, wait, force"):
+        machine.switch().run("off", on_busy="ask")
+
+
+# ---- at work
+def test_work_is_not_ended_unasked(machine: Machine) -> None:
+    machine.world.at_work["vllm-agent"] = machine.world.clock + 8
+    failed = machine.fails("forensic")
+    assert failed.result.outcome == "unchanged" and "vllm-agent: 2 requests run" in str(failed)
+    machine.serves("agent")
+
+
+def test_work_is_waited_for_behind_a_shut_door(machine: Machine) -> None:
+    machine.world.at_work["vllm-agent"] = machine.world.clock + 8
+    result = machine.switch().run("forensic", on_busy="wait")
+    assert result.seconds["drain"] >= 7
+    machine.serves("forensic")
+
+
+def test_work_that_does_not_end_leaves_all_as_it_was(machine: Machine) -> None:
+    machine.world.at_work["vllm-agent"] = machine.world.clock + 500
+    failed = machine.fails("forensic", on_busy="wait", drain_seconds=5)
+    assert failed.result.outcome == "unchanged" and "did not end within 5 s" in str(failed)
+    machine.serves("agent")
+    assert machine.switch().run("forensic", on_busy="force", drain_seconds=2).outcome == "done"
+    machine.serves("forensic")
+
+
+# ---- what goes wrong after the stop
+FAULTS = {
+    "never ready": lambda world: world.hang.add("vllm-forensic"),
+    "dies at its start": lambda world: world.die.add("vllm-forensic"),
+    "cannot be started": lambda world: world.broken.__setitem__("start vllm-forensic", "no such image"),
+    "the door does not open": lambda world: world.broken.__setitem__("open vllm-forensic", "no door"),
+    "cannot be stopped": lambda world: world.broken.__setitem__("stop vllm-agent", "Docker says no"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_leads_back_to_the_last_good_mode(machine: Machine, fault: str) -> None:
+    FAULTS[fault](machine.world)
+    failed = machine.fails("forensic")
+    if fault == "cannot be stopped":
+        # It is still there: nobody had to stop it, so nobody has to start it.
+        machine.world.broken.clear()
+    assert failed.result.outcome == "rolled back" and "The mode agent serves again" in str(failed)
+    machine.serves("agent")
+    assert machine.journal.history()[-1]["outcome"].startswith("rolled back")
+
+
+def test_the_log_is_told(machine: Machine) -> None:
+    machine.world.hang.add("vllm-forensic")
+    failed = machine.fails("forensic")
+    assert "did not answer within 100 s (it takes the request and says nothing)" in str(failed)
+    assert "the last words of vllm-forensic" in str(failed)
+
+
+def test_memory_that_is_not_given_back(machine: Machine) -> None:
+    """Nobody is started into a card that is full; who holds it is named."""
+    machine.world.clings["vllm-agent"] = FREED_SECONDS + 20
+    failed = machine.fails("forensic")
+    assert "python3 (pid " in str(failed) and "22000 MiB" in str(failed)
+    assert not any(call == "start vllm-forensic" for call in machine.world.calls)
+    assert failed.result.outcome == "rolled back"
+    machine.serves("agent")
+
+
+def test_a_card_that_is_lost_before_the_stop_changes_nothing(machine: Machine) -> None:
+    machine.world.broken["memory"] = "the GPU is lost"
+    with pytest.raises(SovereignError, match="the GPU is lost"):
+        machine.switch().run("forensic")
+    machine.world.broken.clear()
+    machine.serves("agent")
+
+
+def test_no_way_back_is_said_and_mended_by_the_next_switch(machine: Machine) -> None:
+    machine.world.hang.add("vllm-forensic")
+    machine.world.broken["start vllm-agent"] = "no such image"
+    failed = machine.fails("forensic")
+    assert failed.result.outcome == "broken" and "and the way back to agent failed" in str(failed)
+    assert machine.journal.intent() is not None
+    machine.world.broken.clear()
+    result = machine.switch().run("agent")
+    assert any("did not end" in words for words in result.warnings)
+    machine.serves("agent")
+
+
+def test_without_a_rollback_the_machine_is_left_to_be_looked_at(machine: Machine) -> None:
+    machine.world.die.add("vllm-forensic")
+    failed = machine.fails("forensic", rollback=False)
+    assert failed.result.outcome == "broken" and "start vllm-agent" not in machine.world.calls
+
+
+def test_one_that_hangs_is_made_anew(machine: Machine) -> None:
+    """Green health proves nothing: the mode that runs is asked, and who had its time and is silent is replaced."""
+    machine.world.hang.add("vllm-agent")
+    old = machine.world.up["vllm-agent"].pid
+
+    def healed(_number: int, call: str) -> bool:
+        if call == "start vllm-agent":
+            machine.world.hang.clear()
+        return False
+
+    machine.world.kill_at = healed
+    assert machine.switch().run("agent").changed
+    machine.serves("agent")
+    assert machine.world.up["vllm-agent"].pid != old and "stop tts" not in machine.world.calls
+
+
+def test_one_of_another_project_is_made_anew(machine: Machine) -> None:
+    machine.world.up["vllm-agent"].stale = True
+    assert machine.switch().plan("agent").words() == [
+        *("stop vllm-agent (22000 MiB)", "keep tts (4000 MiB)", "start vllm-agent (22000 MiB)"),
+    ]
+    machine.switch().run("agent")
+    machine.serves("agent")
+
+
+def test_a_peak_above_the_declaration_is_told(machine: Machine) -> None:
+    result = machine.switch().run("audio")
+    assert not [words for words in result.warnings if "declares" in words]
+    machine.world.up["tts"].mib = 5000
+    result = machine.switch().run("agent")
+    assert any(words == "tts held 5000 MiB and declares 4000" for words in result.warnings)
+
+
+def test_a_full_disk(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the stop nothing is changed; after it the way back needs no disk."""
+    written = {"count": 0}
+    note = machine.journal.note
+
+    def full(intent: Any) -> None:
+        written["count"] += 1
+        if written["count"] > limit:
+            raise SovereignError("file intent.json", "it cannot be written (No space left on device)", "Make room.")
+        note(intent)
+
+    monkeypatch.setattr(machine.journal, "note", full)
+    for limit in range(1, 12):
+        written["count"] = 0
+        failed = machine.fails("forensic")
+        assert failed.result.outcome in ("unchanged", "rolled back"), (limit, failed)
+        assert set(machine.world.up) == {"vllm-agent", "tts"} and not machine.world.shut & {"vllm-agent", "tts"}
+    monkeypatch.undo()
+    assert machine.switch().run("forensic").outcome == "done", "control"
+    machine.serves("forensic")
+
+
+# ---- killed
+def steps_of(folder: Path, origin: str, target: str) -> int:
+    machine = Machine(folder, origin)
+    machine.switch().run(target)
+    return len(machine.world.calls)
+
+
+@pytest.mark.parametrize(
+    ("origin", "target"), [("agent", "forensic"), ("agent", "audio"), ("off", "agent"), ("music", "off")]
+)
+def test_killed_at_every_step(tmp_path: Path, origin: str, target: str) -> None:
+    """Whoever comes next, forward or back, ends where it was told, with no foreign thing touched."""
+    steps = steps_of(tmp_path / "count", origin, target)
+    for at, then in itertools.product(range(1, steps + 1), (origin, target)):
+        machine = Machine(tmp_path / f"{at}-{then}", origin)
+        machine.world.kill_at = lambda number, _call, at=at: number == at
+        with pytest.raises(Killed):
+            machine.switch().run(target)
+        machine.world.kill_at = lambda _number, _call: False
+        machine.switch().run(then, on_busy="force")
+        machine.serves(then)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_history_ends_in_a_mode_that_serves(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Switches, kills, hangs, deaths, work, in any order; then the world is whole again, and one switch is enough."""
+    machine = Machine(tmp_path_factory.mktemp("any"), data.draw(st.sampled_from(ALL)))
+    machine.world.foreign.append(Process(7, 90, "Xorg", "me"))
+    for _round in range(data.draw(st.integers(1, 5))):
+        world = machine.world
+        world.hang = set(data.draw(st.lists(st.sampled_from(list(SIZES)), max_size=2)))
+        world.die = set(data.draw(st.lists(st.sampled_from(list(SIZES)), max_size=2)))
+        world.at_work = dict.fromkeys(data.draw(st.lists(st.sampled_from(list(SIZES)), max_size=1)), world.clock + 9)
+        at = len(world.calls) + data.draw(st.integers(1, 400))
+        world.kill_at = lambda number, _call, at=at: number == at
+        target, on_busy = data.draw(st.sampled_from(ALL)), data.draw(st.sampled_from(["fail", "wait", "force"]))
+        with contextlib.suppress(SovereignError, Killed):
+            machine.switch().run(target, on_busy=on_busy)
+        assert sum(process.mib for process in world.foreign) == 90
+    machine.world.hang, machine.world.die, machine.world.at_work = set(), set(), {}
+    machine.world.kill_at = lambda _number, _call: False
+    target = data.draw(st.sampled_from(ALL))
+    machine.switch().run(target, on_busy="force")
+    machine.serves(target)
+    assert machine.switch().run(target).changed is False
+
+
+def test_how_long_it_took_before() -> None:
+    history = [
+        {"target": "agent", "outcome": "done", "seconds": {"stop": 2.0, "start": 90.0}},
+        {"target": "agent", "outcome": "done", "seconds": {"stop": 1.0, "start": 99.0}},
+        {"target": "agent", "outcome": "rolled back: x", "seconds": {"stop": 1.0}},
+        {"target": "off", "outcome": "done", "seconds": {"stop": 1.0}},
+        {"target": "agent", "outcome": "done", "seconds": {"start": 70.0}},
+    ]
+    assert expected_seconds(history, "agent") == 92.0 and expected_seconds(history, "music") is None
+
+
+def test_the_card_holds_what_the_tests_say() -> None:
+    """Control of the sums: agent fits beside the reserve, and two engines would not."""
+    assert sum(SIZES[name] for name in MODES["agent"]) + 600 <= CARD < SIZES["vllm-agent"] + SIZES["vllm-coding"]
