@@ -2,17 +2,17 @@
 # Private to this collection: may change in any release.
 """The card as the driver knows it (NVML, by nvidia-ml-py): memory, processes, power, heat. Memory in MiB.
 
-Names and constants are those of NVIDIA's NVML API reference. Memory is asked in its second version: the first one counts
-what the driver reserves for itself as used.
+Names and constants are those of NVIDIA's NVML API reference. Memory is asked in its second version: the first one
+counts what the driver reserves for itself as used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +166,7 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-@contextmanager
+@contextlib.contextmanager
 def cards(proc: str = "/proc") -> Iterator[Sequence[Card]]:
     """Every card of the machine, while the driver's library is open.
 
@@ -187,11 +187,9 @@ def cards(proc: str = "/proc") -> Iterator[Sequence[Card]]:
     except pynvml.NVMLError as error:
         raise SovereignError(_THING, f"the driver does not answer: {error}", "Look at dmesg and nvidia-smi.") from None
     finally:
-        try:
+        # A card that was lost while it was open: who asked has been told.
+        with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
-        except pynvml.NVMLError:
-            # It was lost while it was open; who asked has been told.
-            pass
 
 
 def as_result(facts: Facts) -> Mapping[str, Any]:

@@ -64,8 +64,9 @@ class Registry:
         Raises:
             SovereignError: it is of another version, or not what the controller writes.
         """
-        if raw.get("version") != VERSION:
-            seen = f"it is of version {raw.get('version')!r}, not {VERSION}"
+        version = raw.get("version") if isinstance(raw, Mapping) else None
+        if version != VERSION:
+            seen = f"it is of version {version!r}, not {VERSION}"
             raise SovereignError(_THING, seen, "Run site.yml again.")
         try:
             tenants = {name: _tenant(name, given) for name, given in raw["tenants"].items()}
@@ -75,7 +76,7 @@ class Registry:
             }
             modes[OFF] = Mode(OFF, ())
             return cls(tenants, modes, int(raw["reserve_mib"]), raw["card_mib"], tuple(raw["guests"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SovereignError(_THING, f"it cannot be read ({error!r})", "Run site.yml again.") from None
 
     @classmethod
