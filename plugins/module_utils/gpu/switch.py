@@ -11,6 +11,7 @@ Everything outside is behind :class:`World`; times are seconds, memory is MiB.
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -288,8 +289,7 @@ class Switch:
         running = self._try(self._world.running, problems) or {}
         for name in intent.closed:
             if name in running and name in self._registry.tenants:
-                tenant = self._registry.tenants[name]
-                self._try(lambda tenant=tenant: self._world.open(tenant), problems)
+                self._try(functools.partial(self._world.open, self._registry.tenants[name]), problems)
         self._over(intent)
         result.seconds = dict(intent.seconds)
         if intent.stopped:
