@@ -253,6 +253,7 @@ OTHERS = {
 def test_it_survives_other_tools(lab: Lab, who: str) -> None:
     restore_guard(lab)
     rules = [lab.hub.run(*where, "nft", "-s", "list", "table", *TABLE) for where in ((), INSIDE)]
+    lab.hub.run("tar", "-C", "/etc", "-cf", "/run/ufw.tar", "ufw", "default/ufw")
     try:
         for command in OTHERS[who]:
             lab.hub.run(*command.split())
@@ -262,6 +263,10 @@ def test_it_survives_other_tools(lab: Lab, who: str) -> None:
         shut(lab.probe(own, as_user(GATEWAY, plane=False)), len(own))
         shut(lab.probe(targets, as_user(GATEWAY, plane=True)), len(targets))
     finally:
+        # UFW without its rules lets nothing in at all: it gets its files back, and loads them.
+        lab.hub.run("sh", "-c", "rm -f /etc/ufw/*.rules.20*; tar -C /etc -xf /run/ufw.tar && rm /run/ufw.tar")
+        for verb in ("disable", "enable"):
+            lab.hub.run("ufw", "--force", verb)
         # Docker writes its own rules anew. Started often in a row by intent, so systemd shall not count.
         lab.hub.run("systemctl", "reset-failed", "docker.service", check=False)
         lab.hub.run("systemctl", "restart", "docker.service")
