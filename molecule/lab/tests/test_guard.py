@@ -263,10 +263,12 @@ def test_it_survives_other_tools(lab: Lab, who: str) -> None:
         shut(lab.probe(own, as_user(GATEWAY, plane=False)), len(own))
         shut(lab.probe(targets, as_user(GATEWAY, plane=True)), len(targets))
     finally:
-        # UFW without its rules lets nothing in at all: it gets its files back, and loads them.
+        # UFW without its rules lets nothing in at all. It gets its files back; and since it calls no chain again that is
+        # there already, all chains go first.
+        lab.hub.run("ufw", "--force", "disable")
+        lab.hub.run("/lib/ufw/ufw-init", "flush-all")
         lab.hub.run("sh", "-c", "rm -f /etc/ufw/*.rules.20*; tar -C /etc -xf /run/ufw.tar && rm /run/ufw.tar")
-        for verb in ("disable", "enable"):
-            lab.hub.run("ufw", "--force", verb)
+        lab.hub.run("ufw", "--force", "enable")
         # Docker writes its own rules anew. Started often in a row by intent, so systemd shall not count.
         lab.hub.run("systemctl", "reset-failed", "docker.service", check=False)
         lab.hub.run("systemctl", "restart", "docker.service")
