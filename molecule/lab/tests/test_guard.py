@@ -239,10 +239,11 @@ def test_the_evidence_comes_by_itself(lab: Lab) -> None:
     lab.everything_up()
 
 
+#: With policies that let all in: UFW's own would drop the refusals of the guard, and nobody would hear them.
 OTHERS = {
-    "iptables -F": ["iptables -F", "iptables -P FORWARD ACCEPT"],
-    "ip6tables": ["ip6tables -F", "ip6tables -P FORWARD ACCEPT"],
-    "nat": ["iptables -t nat -F", "nft flush table ip filter"],
+    "iptables -F": ["iptables -P INPUT ACCEPT", "iptables -P FORWARD ACCEPT", "iptables -F"],
+    "ip6tables": ["ip6tables -P INPUT ACCEPT", "ip6tables -P FORWARD ACCEPT", "ip6tables -F"],
+    "nat": ["iptables -P INPUT ACCEPT", "iptables -t nat -F", "nft flush table ip filter"],
     "ufw": ["ufw default allow incoming", "ufw --force enable", "ufw reload", "ufw --force reset"],
     "daemon-reload": ["systemctl daemon-reload", "systemctl daemon-reexec"],
     "docker": ["systemctl reset-failed docker.service", "systemctl restart docker.service"],
@@ -263,8 +264,8 @@ def test_it_survives_other_tools(lab: Lab, who: str) -> None:
         shut(lab.probe(own, as_user(GATEWAY, plane=False)), len(own))
         shut(lab.probe(targets, as_user(GATEWAY, plane=True)), len(targets))
     finally:
-        # UFW without its rules lets nothing in at all. It gets its files back; and since it calls no chain again that is
-        # there already, all chains go first.
+        # UFW without its rules lets nothing in at all. It gets its files back; and since it calls no chain again that
+        # is there already, all chains go first.
         lab.hub.run("ufw", "--force", "disable")
         lab.hub.run("/lib/ufw/ufw-init", "flush-all")
         lab.hub.run("sh", "-c", "rm -f /etc/ufw/*.rules.20*; tar -C /etc -xf /run/ufw.tar && rm /run/ufw.tar")
