@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import HUB, SETTINGS, Lab, Machine
+from listener import start_planted_listener
 from locks import LOCKS, without
 
 STATUS = """
@@ -94,22 +95,6 @@ def test_a_stranger_on_the_lan_finds_nothing(lab: Lab, family: str) -> None:
         assert scan(lab, HUB["lan"][family], f"{PORTS},9999") == set()
     finally:
         lab.hub.run("kill", listener, check=False)
-
-
-def start_planted_listener(lab: Lab) -> str:
-    """A service that somebody opened to everyone on port 9999; its process id."""
-    code = (
-        "import socket,os,time\n"
-        "s=socket.create_server(('::',9999),family=socket.AF_INET6,dualstack_ipv6=True,backlog=64)\n"
-        "pid=os.fork()\n"
-        "if pid: print(pid, flush=True); os._exit(0)\n"
-        "os.setsid(); [os.close(f) for f in (0,1,2)]; s.settimeout(300)\n"
-        "end=time.time()+300\n"
-        "while time.time()<end:\n"
-        "  try: s.accept()[0].close()\n"
-        "  except OSError: pass\n"
-    )
-    return lab.hub.run("python3", "-c", code).strip()
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 import yaml
 from conftest import HUB, ROOT, Lab, Machine, play
+from listener import start_planted_listener
 from locks import IPTABLES, LOCKS, without
-from test_doors import start_planted_listener
 from test_endurance import reboot
 
 sys.path.insert(0, str(ROOT / "plugins/module_utils"))

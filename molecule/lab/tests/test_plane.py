@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import HUB, ROOT, SETTINGS, STANDINS, Lab
+from listener import start_planted_listener
 
 #: Every service user that exists, so that a new one is attacked without being named here.
 USERS: tuple[str, ...] = tuple(yaml.safe_load((ROOT / "roles/base/vars/main.yml").read_text())["__base_users"])
@@ -93,7 +94,7 @@ def test_a_sovereign_user_has_no_network_on_the_host(lab: Lab, user: str) -> Non
 def test_the_same_probe_is_open_for_others(lab: Lab) -> None:
     """Control: the targets are there, and an ordinary user of the host reaches them."""
     results = lab.probe(outside(), as_user("nobody", plane=False))
-    for name in ("lan host v4 22", "lan host v6 22", "internet v4 443", "host on the LAN v4 22"):
+    for name in ("lan host v4 22", "lan host v6 22", "internet v4 443", "host on the tailnet v4 22"):
         assert results[name]["outcome"] == "open", results[name]
     assert results["internet v4 dns"]["outcome"] == "resolved"
 
@@ -321,12 +322,18 @@ def test_a_planted_rule_is_found(lab: Lab) -> None:
     with planted_rule(lab, "output", "meta", "skuid", "nobody", "accept"):
         assert lab.probe(pull, as_user("nobody", plane=False))["engine"]["outcome"] == "open"
     program = (STANDINS / "probe.py").read_text()
-    door = [{"name": "ssh", "proto": "tcp", "address": "10.88.0.1", "port": 22, "timeout": 3}]
-    with planted_rule(lab, "input", "iifname", "br-sovereign", "accept"):
-        out = lab.hub.run(
-            "docker", "exec", "-i", lab.engine_container("agent"), "python3", "-", json.dumps(door), stdin=program
-        )
-        assert json.loads(out)["results"][0]["outcome"] == "open"
+    door = [{"name": "planted", "proto": "tcp", "address": "10.88.0.1", "port": 9999, "timeout": 3}]
+    listener = start_planted_listener(lab)
+    # UFW is a lock of its own: it knows no way in but the tailnet.
+    lab.hub.run("ufw", "--force", "disable")
+    try:
+        with planted_rule(lab, "input", "iifname", "br-sovereign", "accept"):
+            engine = lab.engine_container("agent")
+            out = lab.hub.run("docker", "exec", "-i", engine, "python3", "-", json.dumps(door), stdin=program)
+            assert json.loads(out)["results"][0]["outcome"] == "open"
+    finally:
+        lab.hub.run("ufw", "--force", "enable")
+        lab.hub.run("kill", listener, check=False)
     shut(lab.probe(pull, as_user("nobody", plane=False)), 1)
 
 

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 import pytest
 from conftest import HUB, Lab, play, recap, site
+from listener import start_planted_listener
 from locks import without
-from test_doors import scan_from, start_planted_listener
+from test_doors import scan_from
 
 UNIT = "mushishi-tailnet.service"
 

@@ -26,8 +26,11 @@ EXPOSURE_MAX = 2.5
 LAB_KEYS: tuple[str, ...] = tuple(
     yaml.safe_load((ROOT / "inventory/lab/group_vars/all/lab.yml").read_text())["gateway_cloud_keys"].values()
 )
-#: What makes the plane and the guard themselves: no service with a user of its own.
-FOUNDATIONS = {"mushishi-guard", "mushishi-plane", "mushishi-egress", "mushishi-evidence"}
+#: What makes the plane, the guard and the doors themselves: no service that stays, with a user of its own.
+FOUNDATIONS = {
+    *("mushishi-guard", "mushishi-plane", "mushishi-egress", "mushishi-evidence", "mushishi-tailnet"),
+    *("mushishi-docker-user", "mushishi-firewall-boot", "mushishi-firewall-rollback"),
+}
 
 
 @pytest.fixture(scope="module")
