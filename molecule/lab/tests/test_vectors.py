@@ -338,6 +338,7 @@ def found_outside(lab: Lab, mark: str, since: float) -> dict[str, list[str]]:
     return dict(json.loads(out))
 
 
+@pytest.mark.nightly
 def test_the_same_requests_leave_a_naive_gateway(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     """The control of all the above: a recorder that has never caught anything proves nothing."""
     mark, since = begin(), time.time() - 5
