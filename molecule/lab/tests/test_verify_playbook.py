@@ -26,8 +26,10 @@ def rows(table: str) -> dict[str, tuple[str, bool]]:
     ("mode", "answered"),
     [
         ("forensic", {"client": "gpu-forensic", "private": "cpu", "personal": "cpu", "coding": "cpu-coder"}),
-        ("coding", {"coding": "gpu-coder", "private": "cpu", "personal": "cpu"}),
-        ("off", {"private": "cpu", "personal": "cpu", "planning": "deepseek"}),
+        pytest.param(
+            "coding", {"coding": "gpu-coder", "private": "cpu", "personal": "cpu"}, marks=pytest.mark.nightly
+        ),
+        pytest.param("off", {"private": "cpu", "personal": "cpu", "planning": "deepseek"}, marks=pytest.mark.nightly),
         ("agent", {"private": "gpu", "personal": "gpu", "coordination": "gpu", "coding": "cpu-coder"}),
     ],
 )
