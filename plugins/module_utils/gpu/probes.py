@@ -115,7 +115,7 @@ def _rq(probe: Mapping[str, Any]) -> list[str]:
         with socket.create_connection((parts.hostname or "", parts.port or 6379), ASK_SECONDS) as connection:
             connection.sendall("".join(f"{words[what]}{queue}\r\n" for queue, what in asked).encode("ascii"))
             with connection.makefile("rb") as stream:
-                answers = [stream.readline(256).decode("utf-8", "replace").strip() for _ in asked]
+                answers = [stream.readline(256).decode("utf-8", "replace").strip() for _asked in asked]
     except OSError as error:
         raise NoAnswer("timed out" if isinstance(error, TimeoutError) else str(error)) from None
     found = []
