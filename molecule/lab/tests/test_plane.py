@@ -99,7 +99,9 @@ def test_the_same_probe_is_open_for_others(lab: Lab) -> None:
     assert results["internet v4 dns"]["outcome"] == "resolved"
 
 
-@pytest.mark.parametrize("mode", ["agent", "forensic", "coding"])
+@pytest.mark.parametrize(
+    "mode", ["agent", *(pytest.param(mode, marks=pytest.mark.nightly) for mode in ("forensic", "coding"))]
+)
 def test_no_way_out_of_the_engine_container(lab: Lab, mode: str) -> None:
     lab.gpu(mode)
     try:

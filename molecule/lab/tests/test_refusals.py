@@ -91,6 +91,7 @@ def refused(lab: Lab, tmp_path: Path, variables: dict[str, Any], words: list[str
     assert state(lab) == before
 
 
+@pytest.mark.nightly
 def test_the_same_call_without_the_mistake_is_accepted(raw_lab: Lab) -> None:
     """Control: it was the bad input that was refused, not the way it was given.
 

@@ -45,7 +45,7 @@ OTHERS = (("site",), ("mode", "--extra-vars", "mode=agent"), ("site", "--check")
 
 
 @pytest.mark.parametrize(
-    "other", [pytest.param(other, marks=[pytest.mark.nightly] if at else []) for at, other in enumerate(OTHERS)]
+    "other", [pytest.param(other, marks=pytest.mark.nightly) for other in OTHERS]
 )
 def test_a_second_run_is_refused_and_the_first_goes_on(raw_lab: Lab, other: tuple[str, ...]) -> None:
     first = begin()
@@ -61,6 +61,7 @@ def test_a_second_run_is_refused_and_the_first_goes_on(raw_lab: Lab, other: tupl
     assert not raw_lab.hub.ok("test", "-e", LOCK), "the lock was given back"
 
 
+@pytest.mark.nightly
 def test_a_killed_run_blocks_nobody(raw_lab: Lab) -> None:
     first = begin()
     until_locked(raw_lab, first)
