@@ -40,13 +40,12 @@ def until_locked(lab: Lab, process: subprocess.Popen[str]) -> None:
     lab.until(held, "the run has the lock", 120)
 
 
-#: The gate asks with the first; a mode switch and a dry run meet the same lock.
+#: A mode switch and a dry run meet the same lock.
 OTHERS = (("site",), ("mode", "--extra-vars", "mode=agent"), ("site", "--check"))
 
 
-@pytest.mark.parametrize(
-    "other", [pytest.param(other, marks=pytest.mark.nightly) for other in OTHERS]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("other", OTHERS)
 def test_a_second_run_is_refused_and_the_first_goes_on(raw_lab: Lab, other: tuple[str, ...]) -> None:
     first = begin()
     until_locked(raw_lab, first)
