@@ -257,6 +257,19 @@ def play(playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def play_apart(playbook: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """The same in the background, in a session of its own so that all of it can be killed; what it says is not kept."""
+    return subprocess.Popen(
+        ["ansible-playbook", "--inventory", "inventory/lab", f"playbooks/{playbook}.yml", *arguments],
+        env=ansible_environment(),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
 def site(*arguments: str) -> str:
     """site.yml, which must succeed; its output."""
     done = play("site", *arguments)

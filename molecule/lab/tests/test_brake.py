@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import HUB, ROOT, Lab, Machine, ansible_environment, play, recap, site
+from conftest import HUB, Lab, Machine, play, play_apart, recap, site
 from logins import USER, administrator
 from test_endurance import reboot
 
@@ -142,16 +141,7 @@ def test_a_change_that_cuts_the_controller_off_is_undone(lan: Controller, tag: s
 def killed_when_armed(controller: Controller, settings: dict[str, Any]) -> None:
     """Start the change, and kill the controller as soon as the machine waits for its word."""
     hub = controller.lab.hub
-    command = ["ansible-playbook", "--inventory", "inventory/lab", *controller.words("playbooks/site.yml")]
-    process = subprocess.Popen(
-        [*command, "--tags", "firewall", *given(settings)],
-        env=ansible_environment(),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = play_apart("site", *controller.words("--tags", "firewall", *given(settings)))
     try:
         deadline = time.monotonic() + 300
         while not hub.ok("test", "-e", PENDING):

@@ -7,11 +7,10 @@ import json
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 
 import pytest
-from conftest import ROOT, Lab, ansible_environment, play, recap, site
+from conftest import Lab, play, play_apart, recap, site
 
 pytestmark = pytest.mark.nightly
 
@@ -149,15 +148,7 @@ def test_a_scan_that_is_killed_leaves_nothing(raw_lab: Lab) -> None:
         return shown + raw_lab.hub.run("tc", "qdisc", "show", "dev", "tailscale0")
 
     before = set(links().split())
-    process = subprocess.Popen(
-        ["ansible-playbook", "--inventory", "inventory/lab", "playbooks/doors.yml"],
-        env=ansible_environment(),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = play_apart("doors")
     try:
         raw_lab.until(lambda: "doors-" in raw_lab.hub.run("ip", "-o", "link"), "the scan has begun", 120)
         assert process.poll() is None

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.mushishi.sovereign.plugins.module_utils import _files
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 
 HISTORY_LINES = 500
@@ -62,28 +63,8 @@ class Intent:
     why: str = ""
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+#: Everybody may read what is told here; whoever switches owns it.
+_ACCESS = _files.Access(0o644, "", "", None, None)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -141,7 +122,7 @@ class Journal:
         self._keep(self._places.history, "\n".join([*before[1 - HISTORY_LINES :], line]) + "\n")
         try:
             self._places.intent.unlink(missing_ok=True)
-            _sync_folder(self._places.state)
+            _files.sync_folder(str(self._places.state))
         except OSError as error:
             raise self._broken(self._places.intent, error) from None
 
@@ -161,7 +142,8 @@ class Journal:
 
     def _keep(self, path: Path, text: str) -> None:
         try:
-            _write(path, text)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            _files.write_whole(str(path), text.encode(), _ACCESS, f"file {path}")
         except OSError as error:
             raise self._broken(path, error) from None
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union
 from urllib.parse import urlsplit
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import OFF
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy._pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,14 +23,13 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.policy._pydanti
     ValidationError,
     require_pydantic,
 )
+from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.model import DEFAULT_LAN
 
 _THING = "registry of the card's tenants (gpu_tenants, gpu_modes)"
-#: The mode in which nobody holds the card. It is always there and cannot be declared.
-OFF = "off"
 _NAME = r"^[a-z][a-z0-9-]{0,30}$"
 #: What the driver and the display take, in MiB, unless the inventory knows better.
 DEFAULT_RESERVE_MIB = 1024
-_LAN = ipaddress.ip_network("10.88.0.0/24")
+_LAN = ipaddress.ip_network(DEFAULT_LAN)
 
 
 class _Shape(BaseModel):

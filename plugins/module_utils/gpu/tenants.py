@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 
 VERSION = 1
+#: The mode in which nobody holds the card. It is always there and cannot be declared.
 OFF = "off"
 _THING = "registry of the card's tenants"
 
