@@ -49,12 +49,16 @@ STEPS = {
     "daemon-reload": "systemctl daemon-reload",
     REBOOT: "",
 }
-#: After a round: everything that should run is started, the firewall of the round is gone.
+#: UFW's files as the product has written them; a round resets them.
+UFW_FILES = "/var/tmp/endurance-ufw.tar"
+KEEP_UFW = f"test -e {UFW_FILES} || tar -C / -cf {UFW_FILES} etc/ufw etc/default/ufw"
+#: After a round: everything that should run is started, the firewall of the round is gone and the product's is back.
 PUT_RIGHT = (
     "ufw --force disable > /dev/null; iptables -P FORWARD ACCEPT; ip6tables -P FORWARD ACCEPT;"
+    f"rm -f /etc/ufw/*.rules.*; tar -C / -xf {UFW_FILES}; ufw --force enable > /dev/null;"
     "systemctl restart lab-net.service; systemctl reset-failed;"
     "systemctl start mushishi-guard.service mushishi-plane.service; systemctl reload mushishi-guard.service;"
-    "systemctl restart docker.service; systemctl start multi-user.target"
+    "systemctl restart docker.service mushishi-docker-user.service; systemctl start multi-user.target"
 )
 
 
@@ -110,6 +114,13 @@ class Attack:
 def reboot(lab: Lab) -> None:
     """The machine goes down and comes up."""
     subprocess.run(["docker", "restart", lab.hub.name], check=True, capture_output=True, timeout=180)
+    # A command that waits through the boot, begun at once: see the epoch fixture.
+    subprocess.Popen(
+        ["docker", "exec", lab.hub.name, "systemctl", "is-system-running", "--wait"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     # No ordinary process is there before sysinit.target; ``docker exec`` would be, before systemd has begun.
     lab.until(lambda: lab.hub.ok("systemctl", "is-active", "--quiet", "sysinit.target"), "the machine boots", 120)
     # The mark that keeps these attacks out of the standing evidence does not outlive a boot.
@@ -138,6 +149,7 @@ def test_the_attacker_is_seen_when_it_may_go_out(raw_lab: Lab) -> None:
 def test_shut_in_every_order(raw_lab: Lab, number: int) -> None:
     steps = draw(random.Random(f"{SEED} {number}"))  # noqa: S311 - dice, not secrets
     raw_lab.everything_up()
+    raw_lab.hub.run("sh", "-c", KEEP_UFW)
     attack = Attack(raw_lab, marker("endurance").lower(), SOVEREIGN_USERS, ("/run/netns/sovereign", "host", "engines"))
     attack.begin()
     try:
