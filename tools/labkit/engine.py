@@ -99,7 +99,8 @@ def stop(run: Run) -> None:
         log = LOGS / "dockerd.log"
         last = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
         raise Failed(
-            f"The private Docker engine (pid {pid}) did not stop within {STOP_WITHIN} s. Its last lines ({log}):\n{last}"
+            f"The private Docker engine (pid {pid}) did not stop within {STOP_WITHIN} s."
+            f" Its last lines ({log}):\n{last}"
         )
     if BRIDGE_MARK.exists():
         subprocess.run(["ip", "link", "delete", "docker0"], capture_output=True, stdin=subprocess.DEVNULL)

@@ -326,8 +326,8 @@ def rebooted(lab: Lab) -> None:
     lab.until(lambda: lab.hub.ok("systemctl", "is-active", "--quiet", "docker.service"), "Docker is back", 120)
 
 
-#: Source ports of one knocker, and where the first one's begin: below those that the kernel gives out by itself (32768).
-#: What a control let through stays in the connection table for two minutes; no later knock may look like its next packet.
+#: Source ports of one knocker, and where the first one's begin: below those that the kernel gives out (32768).
+#: What a control let through stays in the connection table for two minutes; no later knock may look like its next one.
 OWN_PORTS, FIRST_PORT = 1500, 10000
 KNOCKERS = itertools.count()
 KNOCKER = """
