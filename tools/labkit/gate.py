@@ -147,6 +147,7 @@ def main() -> int:
     passed, failed = sum(total[0] for total in totals), sum(total[1] for total in totals)
     if left_out:
         print(f"Not run, because of the failures above: {', '.join(left_out)}.")
+    print(f"Minutes and seconds of each phase:\n{run.phases()}")
     print(f"Total time {run.elapsed()}. The log is {run.log_path}.")
     print(f"{passed} passed, {failed} failed", flush=True)
     return 0 if failed == 0 and passed > 0 else 1

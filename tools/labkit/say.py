@@ -38,6 +38,7 @@ class Run:
         self._number = 0
         self._begun = time.monotonic()
         self._live = sys.stdout.isatty()
+        self._took: list[tuple[str, float]] = []
 
     @contextmanager
     def phase(self, title: str) -> Iterator[None]:
@@ -52,6 +53,8 @@ class Run:
         except BaseException:
             print(f"{head}: failed after {clock(time.monotonic() - begun)}", flush=True)
             raise
+        finally:
+            self._took.append((title, time.monotonic() - begun))
         self._clear()
         print(f"{head}: done in {clock(time.monotonic() - begun)} (total {self.elapsed()})", flush=True)
 
@@ -63,6 +66,10 @@ class Run:
     def elapsed(self) -> str:
         """Time since the run began."""
         return clock(time.monotonic() - self._begun)
+
+    def phases(self) -> str:
+        """How long each phase took, a line each; what took no time is left out."""
+        return "\n".join(f"  {clock(seconds):>6}  {title}" for title, seconds in self._took if seconds >= 1)
 
     def note(self, text: str) -> None:
         """A line for the user, and for the log."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from labkit import depot, gate, host, say, scenario
+from labkit import depot, engine, gate, host, say, scenario
 
 DEB822 = "Types: deb\nURIs: http://archive.example/debian\nSuites: bookworm\n"
 ONE_LINE = "# deb http://old.example/debian bookworm main\ndeb [arch=amd64] https://mirror.example/ubuntu/ noble main\n"
@@ -148,3 +149,31 @@ def test_clock() -> None:
 def test_progress_is_seen(line: str, what: str | None) -> None:
     found = scenario.TASK.search(line)
     assert (found.group("what") if found else None) == what
+
+
+def test_the_phases_are_told_with_their_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(say, "LOGS", tmp_path)
+    clock = iter([0.0, 1.0, 66.0, 66.0, 70.0, 75.0, 75.0])
+    monkeypatch.setattr(say.time, "monotonic", lambda: next(clock, 75.0))
+    run = say.Run("test", 3)
+    run.elapsed = lambda: "0:00"  # type: ignore[method-assign]
+    with run.phase("Build"):
+        pass
+    with pytest.raises(say.Failed), run.phase("Break"):
+        raise say.Failed("no")
+    assert run.phases().splitlines()[0] == "    1:05  Build"
+    assert "Break" in run.phases(), "one that failed is told too"
+
+
+@pytest.mark.parametrize(("state", "runs"), [("S", True), ("R", True), ("Z", False)])
+def test_an_engine_that_ended_and_was_not_asked_for_has_ended(
+    monkeypatch: pytest.MonkeyPatch, state: str, runs: bool
+) -> None:
+    monkeypatch.setattr(engine.Path, "read_text", lambda _self: f"7 (docker (x) d) {state} 1 7 7 0")
+    assert engine._runs(7) is runs
+
+
+def test_an_engine_that_is_gone_does_not_run() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert not engine._runs(child.pid)
