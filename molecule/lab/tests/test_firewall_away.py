@@ -97,6 +97,8 @@ def test_what_somebody_took_away_is_seen_and_mended(raw_lab: Lab, damage: str) -
     """Rules and kernel are compared, not files alone; and a dry run says so first."""
     before = files(raw_lab), raw_lab.hub.run("iptables", "-S"), raw_lab.hub.run("ip6tables", "-S")
     raw_lab.hub.run("sh", "-c", damage)
+    dry = site(*DOORS, "--check", "--diff")
+    assert recap(dry)["changed"] > 0, dry[-3000:]
     out = site(*DOORS)
     assert recap(out)["changed"] > 0, out[-3000:]
     assert recap(site(*DOORS))["changed"] == 0
