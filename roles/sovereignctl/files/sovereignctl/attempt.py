@@ -30,6 +30,8 @@ class How:
     drain_seconds: float | None = None
     rollback: bool = True
     wait_seconds: float = 0.0
+    #: Who asks, for those who have to wait: written into the lock.
+    who: str = "sovereignctl"
 
 
 class Cancelled(SovereignError):
@@ -74,7 +76,16 @@ def attempt(
             raise Cancelled(f"switch to {target}", "it was called off", "Switch again when you want it.")
 
     try:
-        return Ended(card.switch(target, how, heard))
+        result = card.switch(
+            target,
+            on_busy=how.on_busy,
+            drain_seconds=how.drain_seconds,
+            rollback=how.rollback,
+            wait_seconds=how.wait_seconds,
+            report=heard,
+            who=how.who,
+        )
+        return Ended(result)
     except SwitchFailed as error:
         return Ended(error.result, error, thrown, "" if thrown else _working(told, error.result))
     except SovereignError as error:

@@ -1,51 +1,50 @@
 # SPDX-License-Identifier: MIT
-"""What sovereignctl asks of the card: one interface for the command, the terminal picker and the desktop picker."""
+"""What sovereignctl asks: of the machine, as root; of its files, as anybody."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import machine
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.journal import Journal, Places
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Result, Step
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Result, Step, expected_seconds
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Registry
-
-from sovereignctl import documents
-
-if TYPE_CHECKING:
-    from sovereignctl.attempt import How
 
 
 class Card(Protocol):
-    """The card's modes. Each raises SovereignError when the machine cannot be asked, or says no."""
+    """What is used of :class:`machine.Machine`. Each raises SovereignError when the machine says no."""
 
-    def status(self) -> Mapping[str, Any]:
-        """The document of the same name (documents.py)."""
+    def status(self) -> dict[str, Any]:
+        """All that can be said now."""
 
-    def history(self) -> Sequence[Mapping[str, Any]]:
-        """Every switch that is remembered, the oldest first."""
+    def info(self) -> dict[str, Any]:
+        """The cards as the driver knows them."""
 
-    def gpu(self) -> Mapping[str, Any]:
-        """The card as the driver knows it, and who is on it."""
+    def plan(self, target: str) -> dict[str, Any]:
+        """What a switch would do."""
 
-    def plan(self, target: str) -> tuple[list[str], list[str]]:
-        """What a switch would do, one line a step; and what is at work among those who would go."""
-
-    def switch(self, target: str, how: How, report: Callable[[Step], None]) -> Result:
+    def switch(
+        self,
+        target: str,
+        *,
+        on_busy: str = "fail",
+        drain_seconds: float | None = None,
+        rollback: bool = True,
+        wait_seconds: float = 0.0,
+        report: Callable[[Step], None] = lambda _step: None,
+        who: str = "",
+    ) -> Result:
         """Make it so."""
-
-
-#: What the role gpu_modes has written; no secret, so that everybody may read which modes there are.
-REGISTRY = Path("/etc/mushishi/gpu/registry.json")
 
 
 class Look:
     """What the machine's files say of the modes: no root, no Docker. What really runs is not asked."""
 
-    def __init__(self, registry: Path = REGISTRY, places: Places | None = None) -> None:
-        self._registry, self._journal = registry, Journal(places)
+    def __init__(self, registry: Path = machine.REGISTRY, places: Places | None = None) -> None:
+        self._path, self._journal = registry, Journal(places)
 
     def registry(self) -> Registry:
         """Tenants and modes.
@@ -54,20 +53,24 @@ class Look:
             SovereignError: there is no such file, or it is not ours.
         """
         try:
-            text = self._registry.read_text(encoding="utf-8")
+            text = self._path.read_text(encoding="utf-8")
         except OSError as error:
             seen = f"it cannot be read ({error.strerror})"
-            raise SovereignError(f"file {self._registry}", seen, "Run site.yml: --tags gpu_modes.") from None
+            raise SovereignError(f"registry {self._path}", seen, "Run site.yml with the tag gpu_modes.") from None
         return Registry.from_text(text)
 
     def names(self) -> list[str]:
-        """The modes, ``off`` last."""
-        return [mode["name"] for mode in documents.modes(self.registry(), None)]
+        """The modes."""
+        return list(self.registry().modes)
 
-    def modes(self) -> list[dict[str, Any]]:
-        """The modes with budgets; current is the one that was committed last."""
-        return documents.modes(self.registry(), self._journal.good())
+    def current(self) -> str | None:
+        """The mode that was committed last."""
+        return self._journal.good()
 
     def history(self) -> Sequence[Mapping[str, Any]]:
         """Every switch that is remembered, the oldest first."""
         return self._journal.history()
+
+    def expected(self, name: str) -> float | None:
+        """How long a switch to a mode took before."""
+        return expected_seconds(self.history(), name)

@@ -18,9 +18,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, TextIO
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import machine
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Step
 
 from sovereignctl import attempt, card, documents, queue, say, words
@@ -29,17 +31,19 @@ from sovereignctl.follow import Follow
 
 #: Where the role has placed the command; what sudo is given, whatever the caller's folder and search path are.
 COMMAND = "/usr/local/bin/sovereignctl"
+#: ``sovereignctl mode switch`` and nothing else: the one thing that polkit is told about.
+SWITCH = "/opt/mushishi/sovereignctl/switch"
 
 
 def _replace(argv: Sequence[str]) -> object:
-    return os.execv(argv[0], list(argv))
+    return os.execv(argv[0], list(argv))  # noqa: S606 - sudo, found in the system's own folders
 
 
 @dataclass
 class Outside:
     """Everything outside of this program, so that tests can play it."""
 
-    open_card: Callable[[], AbstractContextManager[card.Card]] = card.opened
+    open_card: Callable[[], AbstractContextManager[card.Card]] = machine.opened
     look: Callable[[], card.Look] = card.Look
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)
@@ -49,8 +53,8 @@ class Outside:
     replace: Callable[[Sequence[str]], object] = _replace
     place: queue.Place = field(default_factory=queue.Place)
     queue_run: Callable[[Sequence[str], queue.Place], object] = queue.run
-    #: The command as the desktop picker starts it, with what gives it root in front.
-    command: Sequence[str] = (COMMAND,)
+    #: What the desktop picker starts, with the mode and its options after it.
+    switch: Sequence[str] = (SWITCH,)
 
     def live(self) -> bool:
         """Whether somebody sits at a terminal."""
@@ -135,7 +139,7 @@ def _show(out: Outside, as_json: bool, document: Mapping[str, Any], lines: Calla
 # ---- the commands
 def _status(options: Any, out: Outside) -> int:
     with out.open_card() as found:
-        return _show(out, options.json, found.status(), say.status)
+        return _show(out, options.json, documents.document("status", found.status()), say.status)
 
 
 def _history(options: Any, out: Outside) -> int:
@@ -151,7 +155,7 @@ def _mode_names(_options: Any, out: Outside) -> int:
 
 def _gpu(options: Any, out: Outside) -> int:
     with out.open_card() as found:
-        return _show(out, options.json, documents.document("gpu", found.gpu()), say.gpu)
+        return _show(out, options.json, documents.document("gpu", found.info()), say.gpu)
 
 
 def _switch(options: Any, out: Outside) -> int:
@@ -159,8 +163,8 @@ def _switch(options: Any, out: Outside) -> int:
     how = How(options.on_busy, drain, not options.no_rollback, options.wait)
     with out.open_card() as found:
         if options.check:
-            plan, working = found.plan(options.name)
-            return _show(out, options.json or options.steps, documents.plan(options.name, plan, working), say.plan)
+            plan = documents.plan(found.plan(options.name), found.status())
+            return _show(out, options.json or options.steps, plan, say.plan)
         cancel = threading.Event()
         with _heard(cancel, out):
             if options.steps:
@@ -222,15 +226,16 @@ def _heard(cancel: threading.Event, out: Outside) -> Iterator[None]:
         yield
         return
 
-    def asked(number: int, _frame: object) -> None:
+    def asked(number: int, _frame: FrameType | None) -> None:
         if cancel.is_set():
             raise KeyboardInterrupt
         cancel.set()
-        _tell(out, f"\nsovereignctl: {signal.Signals(number).name} was heard: the switch is called off at its next step.")
+        name = signal.Signals(number).name
+        _tell(out, f"\nsovereignctl: {name} was heard: the switch is called off at its next step.")
 
     # A line that breaks off ends no switch.
-    handlers = {signal.SIGINT: asked, signal.SIGTERM: asked, signal.SIGHUP: signal.SIG_IGN}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:
@@ -251,7 +256,7 @@ def _pick(_options: Any, out: Outside) -> int:
 def _desktop(_options: Any, out: Outside) -> int:
     from sovereignctl import desktop
 
-    return desktop.run(out.look(), out.command)
+    return desktop.run(out.look(), out.switch if out.root else desktop.asking_for_root(out.switch))
 
 
 _COMMANDS: Mapping[str, Callable[[Any, Outside], int]] = {

@@ -3,72 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.journal import Intent
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Step
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import OFF, Memory, Registry
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.machine import result_as_mapping
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Result, Step
 
-from sovereignctl.attempt import Ended
 from sovereignctl.follow import Shown
+
+if TYPE_CHECKING:
+    from sovereignctl.attempt import Ended
 
 #: Another number means that a key was taken away or means something else; new keys come without.
 SCHEMA = 1
 
 
 def document(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """A document of one kind."""
+    """A document of one kind. The bodies of ``status`` and ``gpu`` are those of the module ``gpu_info``'s core."""
     return {"schema": SCHEMA, "kind": kind, **body}
 
 
-def modes(registry: Registry, current: str | None) -> list[dict[str, Any]]:
-    """Every mode, ``off`` last: its budget is the sum of what its tenants declare."""
-    names = [*(name for name in registry.modes if name != OFF), OFF]
-    return [
-        {
-            "name": name,
-            "vram_mib": registry.modes[name].vram_mib,
-            "tenants": [tenant.name for tenant in registry.modes[name].tenants],
-            "current": name == current,
-        }
-        for name in names
-    ]
-
-
-def status(
-    registry: Registry,
-    mode: str | None,
-    intent: Intent | None,
-    running: Iterable[str],
-    memory: Memory | None,
-    working: Sequence[str],
-    problems: Sequence[str],
-) -> dict[str, Any]:
-    """Which mode it is. ``problems``: what could not be asked, one sentence each."""
-    there = set(running)
-    way = intent and {"origin": intent.origin, "target": intent.target, "phase": intent.phase, "began": intent.began}
-    card = memory and {"total_mib": memory.total, "used_mib": memory.used, "free_mib": memory.free}
-    return document(
-        "status",
-        {
-            "mode": mode,
-            "under_way": way,
-            "card": card,
-            "working": list(working),
-            "problems": list(problems),
-            "tenants": [
-                {"name": name, "vram_mib": tenant.vram_mib, "running": name in there}
-                for name, tenant in registry.tenants.items()
-            ],
-            "modes": modes(registry, mode),
-        },
-    )
-
-
 def history(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Every switch that came to an end, the oldest first."""
+    """Switches that came to an end, the oldest first."""
     found = []
     for entry in entries:
         seconds = {str(phase): float(each) for phase, each in dict(entry.get("seconds") or {}).items()}
@@ -81,43 +38,28 @@ def history(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 "ended": float(entry.get("ended", 0.0)),
                 "seconds": seconds,
                 "total_seconds": sum(seconds.values()),
+                "peaks": dict(entry.get("peaks") or {}),
             }
         )
     return document("history", {"switches": found})
 
 
-def plan(target: str, words: Sequence[str], working: Sequence[str]) -> dict[str, Any]:
-    """What a switch would do now."""
-    return document("plan", {"target": target, "plan": list(words), "working": list(working)})
+def plan(found: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+    """What a switch would do now; ``working``: what is at work among those who would be stopped."""
+    busy = [f"{name}: {what}" for name in found["stop"] for what in status["tenants"].get(name, {}).get("busy", [])]
+    return document("plan", {**found, "working": busy})
 
 
 def fault(error: SovereignError | None) -> dict[str, str] | None:
     """An error by its three facts."""
-    return error and {"thing": error.thing, "seen": error.seen, "remedy": error.remedy}
+    return None if error is None else {"thing": error.thing, "seen": error.seen, "remedy": error.remedy}
 
 
 def ended(target: str, how: Ended) -> dict[str, Any]:
     """What became of a switch; without a result it was refused before it was begun."""
-    result = how.result
-    seconds = dict(result.seconds) if result else {}
-    return document(
-        "switch",
-        {
-            "origin": result.origin if result else None,
-            "target": target,
-            "changed": bool(result and result.changed),
-            "outcome": result.outcome if result else "refused",
-            "cancelled": how.cancelled,
-            "working": how.working,
-            "exit": how.code,
-            "plan": list(result.plan) if result else [],
-            "seconds": seconds,
-            "total_seconds": sum(seconds.values()),
-            "warnings": list(result.warnings) if result else [],
-            "peaks": dict(result.peaks) if result else {},
-            "error": fault(how.error),
-        },
-    )
+    body = result_as_mapping(how.result or Result("", target, outcome="refused"))
+    more = {"cancelled": how.cancelled, "working": how.working, "exit": how.code, "error": fault(how.error)}
+    return document("switch", {**body, **more})
 
 
 def step(told: Step, shown: Shown) -> dict[str, Any]:
@@ -128,6 +70,7 @@ def step(told: Step, shown: Shown) -> dict[str, Any]:
             "phase": told.phase,
             "detail": told.detail,
             "title": shown.title,
+            "times": shown.times,
             "elapsed": round(shown.elapsed, 3),
             "left": None if shown.left is None else round(shown.left, 3),
             "share": round(shown.share, 4),

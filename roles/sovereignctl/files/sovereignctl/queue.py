@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def become(user: str) -> None:
 def run(
     words: Sequence[str],
     place: Place,
-    execute: Callable[[str, Sequence[str], Mapping[str, str]], object] = os.execve,
+    execute: Callable[[str, list[str], dict[str, str]], object] = os.execve,
     become_user: Callable[[str], None] = become,
 ) -> None:
     """Become admission's program; does not come back.

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Step
@@ -27,10 +27,20 @@ def bar(shown: Shown, width: int) -> str:
     return line if len(line) < width else f"{line[: max(0, width - 2)]}…"
 
 
+class Stream(Protocol):
+    """What is written to."""
+
+    def write(self, text: str, /) -> object:
+        """More of it."""
+
+    def flush(self) -> object:
+        """Now."""
+
+
 class Progress:
     """Shows a switch on a stream: a bar that moves on a terminal, a line for each new phase elsewhere."""
 
-    def __init__(self, out: TextIO, live: bool, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, out: Stream, live: bool, now: Callable[[], float] = time.monotonic) -> None:
         self._out, self._live, self._now = out, live, now
         self._follow, self._lock = Follow(), threading.Lock()
         self._said = ""
@@ -94,22 +104,34 @@ def mib(value: int | None) -> str:
 def status(found: Mapping[str, Any]) -> list[str]:
     """The document of ``mode status``, for a person."""
     lines = [f"mode: {found['mode'] or 'not known yet: no switch was made'}"]
-    if found["under_way"]:
-        way = found["under_way"]
+    now, intent = found["progress"], found["intent"]
+    if now:
+        lines.append(f"a switch is under way: {now['who']}; {now['phase']} {now['detail']}".rstrip())
+    elif intent:
         lines.append(
-            f"a switch from {way['origin']} to {way['target']} has not come to its end (phase: {way['phase']}); the next"
-            " one goes on from there"
+            f"a switch from {intent['origin']} to {intent['target']} did not end ({intent['phase']}): the next one"
+            " goes on from there"
         )
     if found["card"]:
-        card = found["card"]
-        lines.append(f"card: {card['used_mib']} of {card['total_mib']} MiB are taken")
-    lines += [f"at work: {what}" for what in found["working"]]
-    lines += [f"note: {what}" for what in found["problems"]]
-    rows = [
-        [("* " if mode["current"] else "  ") + mode["name"], mib(mode["vram_mib"]), ", ".join(mode["tenants"]) or "-"]
-        for mode in found["modes"]
+        memory = found["card"]["memory_mib"]
+        lines.append(f"card: {memory['used']} of {memory['total']} MiB are taken")
+    lines += [f"at work: {what}" for what in found["busy_reasons"]]
+    lines += [
+        f"no tenant of ours: {each['name']} (pid {each['pid']}, user {each['user']}, {each['mib']} MiB)"
+        for each in found["foreign"]
     ]
-    return [*lines, "", *table(["  MODE", "BUDGET", "WHO HOLDS THE CARD"], rows)]
+    lines += [f"not known: {what}" for what in found["problems"]]
+    rows = [
+        [
+            f"{'*' if name == found['mode'] else ' '} {name}",
+            mib(mode["vram_mib"]),
+            mib(mode["peak_mib"]),
+            "-" if mode["expected_seconds"] is None else clock(mode["expected_seconds"]),
+            ", ".join(mode["tenants"]) or "-",
+        ]
+        for name, mode in found["modes"].items()
+    ]
+    return [*lines, "", *table(["  MODE", "BUDGET", "MEASURED", "TAKES", "WHO HOLDS THE CARD"], rows)]
 
 
 def history(found: Mapping[str, Any]) -> list[str]:
@@ -129,8 +151,12 @@ def history(found: Mapping[str, Any]) -> list[str]:
 
 def plan(found: Mapping[str, Any]) -> list[str]:
     """The document of ``--check``, for a person."""
-    lines = list(found["plan"]) or ["nothing to do"]
-    return [*lines, *(f"at work: {what}" for what in found["working"])]
+    lines = list(found["steps"]) if found["changed"] else ["nothing to do"]
+    lines += [f"at work: {what}" for what in found["working"]]
+    lines += [f"warning: {what}" for what in found["warnings"]]
+    if found["changed"] and found["expected_seconds"] is not None:
+        lines.append(f"it took about {clock(found['expected_seconds'])} before")
+    return lines
 
 
 def ended(target: str, how: Ended) -> list[str]:

@@ -52,7 +52,7 @@ COMMANDS: Mapping[str, Command] = {
     "mode switch": Command(
         "make this mode the one that holds the card",
         (
-            Option("--on-busy", "what to do when someone is at work (fail)", "WHAT", ON_BUSY, "fail"),
+            Option("--on-busy", "what to do when someone is at work (fail)", "|".join(ON_BUSY), ON_BUSY, "fail"),
             Option("--drain", "how long work may go on behind a shut door (what each tenant declares)", "SECONDS"),
             Option("--wait", "how long to wait for another switch to end (0)", "SECONDS", default=0.0),
             Option("--no-rollback", "do not go back to the last good mode when it fails"),
@@ -63,7 +63,9 @@ COMMANDS: Mapping[str, Command] = {
         mode=True,
     ),
     "mode history": Command(
-        "the switches that came to an end", (Option("--last", "how many of them (20)", "N", default=20.0), JSON), root=False
+        "the switches that came to an end",
+        (Option("--last", "how many of them (20)", "N", default=20.0), JSON),
+        root=False,
     ),
     "mode names": Command("the names of the modes", root=False),
     "gpu": Command("the card: memory, processes, power, heat, and what slows it down", (JSON,)),
@@ -155,11 +157,7 @@ def _next(before: list[str], last: str, modes: Callable[[], Sequence[str]]) -> S
     if last.startswith("-"):
         return [option.flag for option in command.options if option.flag not in said]
     valued = {option.flag for option in command.options if option.value}
-    free = [
-        word
-        for at, word in enumerate(said)
-        if not word.startswith("-") and not (at and said[at - 1] in valued)
-    ]
+    free = [word for at, word in enumerate(said) if not word.startswith("-") and not (at and said[at - 1] in valued)]
     if command.mode and not free:
         return modes()
     return command.words if not said else []
