@@ -121,20 +121,25 @@ class Switching(ModalScreen[Ended]):
         self.draw()
 
 
+class Modes(DataTable[str]):
+    """A row for each mode; what Enter does stands in the footer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select_cursor", "Switch")]
+
+
 class Picker(App[int]):
     """All modes, with budget and measured use; the one that is there; what a switch would do."""
 
     TITLE = "sovereignctl"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Switch", show=True),
         Binding("r", "look", "Look again"),
         Binding("q", "quit", "Quit"),
     ]
     CSS = """
     Screen { layout: vertical; }
     #card { padding: 0 1; text-style: bold; }
-    DataTable { height: auto; max-height: 60%; margin: 1 1; }
+    Modes { height: auto; max-height: 60%; margin: 1 1; }
     #about { padding: 0 1; height: auto; }
     ModalScreen { align: center middle; }
     .box { width: 90%; max-width: 100; height: auto; max-height: 90%; border: round $primary; padding: 1 2; }
@@ -154,13 +159,13 @@ class Picker(App[int]):
     def compose(self) -> ComposeResult:
         """The card, the modes, what is said of the one under the cursor."""
         yield Static("asking the machine …", markup=False, id="card")
-        yield DataTable(cursor_type="row", id="modes")
+        yield Modes(cursor_type="row", id="modes")
         yield Static("", markup=False, id="about")
         yield Footer()
 
     def on_mount(self) -> None:
         """Columns first, rows when the machine has answered."""
-        table = self.query_one(DataTable)
+        table = self.query_one(Modes)
         for head in ("", "mode", "budget", "measured", "takes", "who holds the card"):
             table.add_column(head, key=head or "mark")
         table.focus()
@@ -179,7 +184,7 @@ class Picker(App[int]):
 
     def _show(self, found: Mapping[str, Any]) -> None:
         self._status = found
-        table = self.query_one(DataTable)
+        table = self.query_one(Modes)
         row = table.cursor_row
         table.clear()
         for name, mode in found["modes"].items():
@@ -205,20 +210,20 @@ class Picker(App[int]):
         return lines
 
     def _under_cursor(self) -> str | None:
-        table = self.query_one(DataTable)
+        table = self.query_one(Modes)
         if not table.row_count:
             return None
         return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
 
-    @on(DataTable.RowHighlighted)
+    @on(Modes.RowHighlighted)
     def _about(self) -> None:
         name = self._under_cursor()
         if name and self._status:
             self.query_one("#about", Static).update("\n".join(preview.about(name, self._status)))
 
     # ---- switching
-    @on(DataTable.RowSelected)
-    def action_choose(self) -> None:
+    @on(Modes.RowSelected)
+    def chosen(self) -> None:
         """What would be done for the mode under the cursor, asked of the machine."""
         name = self._under_cursor()
         if name:
