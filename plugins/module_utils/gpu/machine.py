@@ -108,6 +108,12 @@ class RealWorld:
         """The last lines of its log."""
         return self._docker().logs(tenant)
 
+    def owners(self) -> dict[str, str]:
+        """Number of a container → whose it is; as far as it is known where Docker does not answer."""
+        with contextlib.suppress(SovereignError):
+            self._owners.update(self._docker().owners())
+        return dict(self._owners)
+
     # ---- the card
     def memory(self) -> Memory:
         """The card's memory."""
@@ -316,17 +322,11 @@ class Machine:
     def info(self) -> dict[str, Any]:
         """The cards: ``cards`` (as :func:`.nvml.as_result`), and ``no_card``, why there is none or None."""
         try:
-            owners = self._world_owners()
+            owners = self._world.owners()
             found = [dict(nvml.as_result(card.facts(owners.get))) for card in self._cards]
         except SovereignError as error:
             return {"cards": [], "no_card": str(error)}
         return {"cards": found, "no_card": None if self._no_card is None else str(self._no_card)}
-
-    def _world_owners(self) -> dict[str, str]:
-        try:
-            return self._world._docker().owners()
-        except SovereignError:
-            return {}
 
     def status(self) -> dict[str, Any]:
         """All that can be said now; what cannot is None, and ``problems`` says why.
@@ -376,7 +376,7 @@ class Machine:
     def _card(self) -> dict[str, Any] | None:
         if not self._cards:
             return None
-        owners = self._world_owners()
+        owners = self._world.owners()
         return dict(nvml.as_result(self._cards[0].facts(owners.get)))
 
     def _tenant(
@@ -422,6 +422,13 @@ def result_as_mapping(result: Result) -> dict[str, Any]:
     plain["seconds"] = {phase: round(took, 3) for phase, took in result.seconds.items()}
     plain["total_seconds"] = round(sum(result.seconds.values()), 3)
     return plain
+
+
+def progress_in_words(progress: Mapping[str, Any]) -> str:
+    """A switch under way in one line: ``to agent: answers, vllm-agent: it loads; 34 s of about 120 s``."""
+    about = f", {progress['detail']}" if progress["detail"] else ""
+    expected = f" of about {progress['expected']:.0f} s" if progress["expected"] else ""
+    return f"to {progress['target'] or '?'}: {progress['phase']}{about}; {progress['elapsed']:.0f} s{expected}"
 
 
 def _registry(path: Path) -> Registry | SovereignError:

@@ -3,8 +3,8 @@
 """A change of the GPU mode as a transaction (docs/decisions/023).
 
 fit → intent → busy? → close the door → drain → stop → *freed* → start → *answers* → open → floors → commit. What goes
-wrong before the stop leaves everything as it was; what goes wrong after it leads back to the last good mode. The plan is
-always made from what really runs, so that a run after a crash needs to know no more than where it came from.
+wrong before the stop leaves everything as it was; what goes wrong after it leads back to the last good mode. The plan
+is always made from what really runs, so that a run after a crash needs to know no more than where it came from.
 
 Everything outside is behind :class:`World`; times are seconds, memory is MiB.
 """
