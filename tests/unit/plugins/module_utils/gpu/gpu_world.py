@@ -88,6 +88,7 @@ class Played:
     hang: set[str] = field(default_factory=set)
     die: set[str] = field(default_factory=set)
     clings: dict[str, float] = field(default_factory=dict)
+    silent_floors: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     kill_at: Callable[[int, str], bool] = lambda _number, _call: False
@@ -163,6 +164,10 @@ class Played:
         if left > 0 or (tenant.name in self.at_work and tenant.name not in self.shut):
             return ["2 requests run"]
         return []
+
+    def floor(self, name: str) -> str:
+        self._call("floor")
+        return "connection refused" if name in self.silent_floors else ""
 
     def now(self) -> float:
         return self.clock

@@ -83,7 +83,7 @@ def world(tenant: Tenant, docker: Docker, compose: Compose) -> DockerTenants:
 
 def test_nothing_of_ours(world: DockerTenants, docker: Docker) -> None:
     docker.has("somebody-else")
-    assert world.running() == {} and world.tenant_of("0" * 64) is None
+    assert world.running() == {} and world.owners() == {}
 
 
 def test_whole(world: DockerTenants, docker: Docker, tenant: Tenant) -> None:
@@ -91,7 +91,7 @@ def test_whole(world: DockerTenants, docker: Docker, tenant: Tenant) -> None:
     docker.has("two", StartedAt="2026-09-21T16:13:50+02:00")
     assert world.running() == {"engine": docker_tenants.Running(70.0)}, "the younger one counts"
     assert world.alive(tenant)
-    assert world.tenant_of(docker.listed[1].attrs["Id"]) == "engine" and world.tenant_of("x") is None
+    assert world.owners() == {each.attrs["Id"]: "engine" for each in docker.listed}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_logs(world: DockerTenants, docker: Docker, tenant: Tenant) -> None:
 
 def test_docker_is_away(world: DockerTenants, docker: Docker, tenant: Tenant) -> None:
     docker.fails = ConnectionError("no such socket")
-    for ask in (world.running, lambda: world.alive(tenant), lambda: world.tenant_of("x")):
+    for ask in (world.running, lambda: world.alive(tenant), world.owners):
         with pytest.raises(SovereignError, match="it does not answer: no such socket"):
             ask()
 
