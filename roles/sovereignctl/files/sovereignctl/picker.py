@@ -109,7 +109,7 @@ class Switching(ModalScreen[Ended]):
         with self._lock:
             shown, said = self._follow.shown(self._now()), self._said[-8:]
         self.query_one("#bar", ProgressBar).update(progress=shown.share * 100)
-        times = f"{shown.times}; it is called off at its next step" if self.cancel.is_set() else shown.times
+        times = f"{shown.times}\nit is called off at its next step" if self.cancel.is_set() else shown.times
         self.query_one("#times", Static).update(times)
         self.query_one("#phases", Static).update("\n".join([*said[:-1], *(f"> {last}" for last in said[-1:])]))
 
@@ -240,7 +240,7 @@ class Picker(App[int]):
 
     def _ask(self, name: str, plan: Mapping[str, Any]) -> None:
         if not plan["changed"]:
-            self.notify(f"{name} serves already.")
+            self.notify(f"{name} serves already.", markup=False)
             return
 
         def answered(on_busy: str | None) -> None:
@@ -257,7 +257,7 @@ class Picker(App[int]):
         if end.error:
             self._no(end.error, end.result.outcome if end.result else "refused")
         else:
-            self.notify(preview.end(name, end))
+            self.notify(preview.end(name, end), markup=False)
         self.action_look()
 
     def _no(self, error: SovereignError, outcome: str) -> None:

@@ -18,7 +18,7 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants imp
 from ctl_world import HERE, Desk, Terminal
 from gpu_world import MODES, SIZES
 from sovereignctl import attempt, queue
-from sovereignctl.cli import COMMAND, NeedsRoot
+from sovereignctl.cli import COMMAND, NeedsRoot, _main
 
 #: The keys of each document: a promise to whoever reads them by a program. New ones may come.
 KEYS = {
@@ -308,11 +308,10 @@ def test_without_root_nothing_is_asked(desk: Desk, words: str) -> None:
 
 def test_on_a_terminal_it_begins_again_through_sudo(desk: Desk) -> None:
     seen = Terminal(somebody=True)
+    outside = desk.outside(root=False, sudo="/usr/bin/sudo", err=seen, stdin=seen)
     with pytest.raises(NeedsRoot):
         # Whoever replaces a process does not come back; the played one does, and is stopped there.
-        from sovereignctl.cli import _main
-
-        _main(["mode", "switch", "forensic"], desk.outside(root=False, sudo="/usr/bin/sudo", err=seen, stdin=seen))
+        _main(["mode", "switch", "forensic"], outside)
     assert desk.replaced == [["/usr/bin/sudo", "--", COMMAND, "mode", "switch", "forensic"]]
     assert "beginning again through sudo" in seen.getvalue() and desk.world.calls == []
 
@@ -329,7 +328,9 @@ def place(tmp_path: Path) -> queue.Place:
     home = tmp_path / "admission"
     (home / "admission").mkdir(parents=True)
     (home / "admission/__init__.py").touch()
-    (home / "admission/queuectl.py").write_text("import sys, os\nprint(sys.argv[1:], dict(os.environ).keys(), os.getcwd())\n")
+    (home / "admission/queuectl.py").write_text(
+        "import sys, os\nprint(sys.argv[1:], dict(os.environ).keys(), os.getcwd())\n"
+    )
     return queue.Place(Path(sys.executable), home, "nobody")
 
 

@@ -76,7 +76,9 @@ def test_lines_where_nobody_sits_and_a_bar_where_somebody_does() -> None:
     for stream in (plain, live):
         with Progress(stream, stream.isatty(), now=lambda: 0.0) as progress:
             for detail in ("a", "a", "b"):
-                progress.step(Step("start", detail, 1.0, None), )
+                progress.step(
+                    Step("start", detail, 1.0, None),
+                )
     assert plain.getvalue().splitlines() == [
         f"0:01, no switch to this mode was measured yet  starting: {detail}" for detail in "ab"
     ]

@@ -21,7 +21,7 @@ def drive(desk: Desk, steps: Drive) -> Picker:
     app = Picker(desk.card, now=lambda: 0.0)
 
     async def run() -> None:
-        async with app.run_test(size=SIZE) as pilot:
+        async with app.run_test(size=SIZE, notifications=True) as pilot:
             await until(pilot, "mode ", "forensic")
             await steps(pilot)
 
@@ -34,7 +34,7 @@ def test_the_modes_with_budget_and_what_would_be_done(desk: Desk) -> None:
 
     async def steps(pilot: Pilot[int]) -> None:
         shown = await until(pilot, "mode agent")
-        assert "26300 of 32607 MiB are taken" in shown and "at work: vllm-agent: 2 requests run" in shown
+        assert "26000 of 32607 MiB are taken" in shown and "at work: vllm-agent: 2 requests run" in shown
         await choose(pilot, "audio")
         shown = await until(pilot, "stops   vllm-agent (22000 MiB)", "keeps   tts (4000 MiB)", "starts  nobody")
         assert "AT WORK vllm-agent: 2 requests run" in shown
@@ -92,7 +92,7 @@ def test_cancel_before_it(desk: Desk, key: str) -> None:
     assert desk.journal.history() == []
 
 
-@pytest.mark.parametrize("key", ["escape", "q", "enter"])
+@pytest.mark.parametrize("key", ["escape", "ctrl+q", "enter"])
 def test_call_it_off_in_the_middle(desk: Desk, key: str) -> None:
     """Escape, the button, and leaving: each goes back to the old mode, and nobody leaves before that."""
     desk.world.hold = "start vllm-forensic"
@@ -132,7 +132,9 @@ def test_a_failure_with_its_remedy(desk: Desk) -> None:
     desk.serves("agent")
 
 
-@pytest.mark.parametrize(("presses", "target"), [(("left", "left"), "forensic"), (("left",), "forensic"), ((), "agent")])
+@pytest.mark.parametrize(
+    ("presses", "target"), [(("left", "left"), "forensic"), (("left",), "forensic"), ((), "agent")]
+)
 def test_who_is_at_work_is_asked_about(desk: Desk, presses: tuple[str, ...], target: str) -> None:
     """Wait for it, end the work, or leave it; the work takes 5 seconds behind a shut door."""
     desk.world.at_work["vllm-agent"] = desk.world.clock + 5
@@ -169,7 +171,7 @@ def test_a_plan_that_is_refused_is_told(desk: Desk) -> None:
     app = Picker(desk.card, now=lambda: 0.0)
 
     async def run() -> None:
-        async with app.run_test(size=SIZE) as pilot:
+        async with app.run_test(size=SIZE, notifications=True) as pilot:
             await until(pilot, "the driver does not answer")
             await steps(pilot)
 
