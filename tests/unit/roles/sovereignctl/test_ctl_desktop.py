@@ -241,17 +241,18 @@ class Screen:
         )
         return done.stdout
 
-    def windows(self) -> set[str]:
-        """Numbers of the picker's windows."""
-        return set(self._hand("search", "--onlyvisible", "--name", "^GPU mode$").split())
+    def windows(self) -> set[tuple[str, str]]:
+        """The picker's windows: number and process, because the number of one that is gone is given to the next."""
+        found = self._hand("search", "--onlyvisible", "--name", "^GPU mode$").split()
+        return {(window, self._hand("getwindowpid", window).strip()) for window in found}
 
-    def new(self, known: set[str]) -> str:
-        """The picker's next window."""
+    def new(self, known: set[tuple[str, str]]) -> str:
+        """The number of the picker's next window."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if found := self.windows() - known:
                 known |= found
-                return min(found)
+                return min(found)[0]
             time.sleep(0.1)
         raise AssertionError("no window came")
 
@@ -284,7 +285,7 @@ def _real(stage: Stage, screen: Screen) -> None:
     stage.environment.pop("WAYLAND_DISPLAY", None)
 
 
-def _ends(process: subprocess.Popen[str], screen: Screen, known: set[str]) -> int:
+def _ends(process: subprocess.Popen[str], screen: Screen, known: set[tuple[str, str]]) -> int:
     """Close the last window; the exit status."""
     screen.keys(screen.new(known), "Return")
     return process.wait(PATIENCE)
@@ -294,7 +295,7 @@ def test_real_windows_under_xvfb_switch_a_mode(stage: Stage, screen: Screen) -> 
     _real(stage, screen)
     stage.world(start_seconds=20)
     process = stage.start()
-    known: set[str] = set()
+    known: set[tuple[str, str]] = set()
     screen.keys(screen.new(known), "Home", "Down", "Return")
     screen.new(known)
     assert _ends(process, screen, known) == attempt.DONE, process.communicate()
@@ -305,7 +306,7 @@ def test_real_windows_under_xvfb_call_it_off(stage: Stage, screen: Screen) -> No
     _real(stage, screen)
     stage.world(start_seconds=200)
     process = stage.start()
-    known: set[str] = set()
+    known: set[tuple[str, str]] = set()
     screen.keys(screen.new(known), "Home", "Down", "Return")
     screen.keys(screen.new(known), "Escape")
     # The bar of the way back, then the error's window.
