@@ -27,13 +27,19 @@ def merged(given: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Many contributions as one, the later over the earlier: of a tenant each value, a mode and a project as a whole.
 
     A tenant or a mode that is given as nothing (null) is taken out.
+
+    Raises:
+        SovereignError: a contribution has another shape.
     """
     found: dict[str, dict[str, Any]] = {shape: {} for shape in _SHAPES}
     for one in given:
         if unknown := sorted(set(one) - set(_SHAPES)):
             raise SovereignError(_THING, f"{', '.join(unknown)} is nothing that can be given", "Take it out.")
         for shape in _SHAPES:
-            for name, value in (one.get(shape) or {}).items():
+            part = one.get(shape) or {}
+            if not isinstance(part, Mapping):
+                raise SovereignError(_THING, f"{shape} is {part!r}, not names with values", "Correct it.")
+            for name, value in part.items():
                 if value is None:
                     found[shape].pop(name, None)
                 elif shape == "tenants" and isinstance(value, Mapping):
