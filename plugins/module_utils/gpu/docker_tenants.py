@@ -9,6 +9,8 @@ another text is stale.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -157,6 +159,39 @@ class DockerTenants:
             told.append(f"{name}: {text.strip()[-_LOG_CHARACTERS:] or '(it said nothing)'}")
         return "; ".join(told)
 
+    def startable(self, tenant: Tenant) -> str:
+        """Empty when what its project needs is on the machine: its images, and the files and folders that it is shown.
+
+        Docker would find out by itself, but only after the others were stopped.
+        """
+        status, out, err = self._compose_run(tenant, "config", "--format=json")
+        if status != 0:
+            return " ".join((err or out).split())[-_LOG_CHARACTERS:]
+        try:
+            services = json.loads(out)["services"].values()
+            images = sorted({service["image"] for service in services})
+            shown = sorted(
+                volume["source"]
+                for service in services
+                for volume in service.get("volumes") or []
+                if volume.get("type") == "bind"
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"docker compose config gives nothing that can be read ({error!r})"
+        missing = [f"{path} is not there" for path in shown if not os.path.exists(path)]
+        there = self._patiently(lambda: {tag for tag in images if self._has_image(tag)})
+        return "; ".join([*missing, *(f"there is no image {tag}" for tag in images if tag not in there)])
+
+    def _has_image(self, tag: str) -> bool:
+        try:
+            self._client.images.get(tag)
+        except Exception as error:
+            # docker.errors.ImageNotFound, whose name is enough: the SDK need not be here to read this file.
+            if type(error).__name__ == "ImageNotFound":
+                return False
+            raise
+        return True
+
     def start(self, tenant: Tenant) -> None:
         """Bring its project up, in the background, with what is on the machine.
 
@@ -174,10 +209,7 @@ class DockerTenants:
         self._compose(tenant, "down", "--remove-orphans", f"--timeout={tenant.stop_seconds:.0f}")
 
     def _compose(self, tenant: Tenant, *words: str) -> None:
-        argv = ["docker", "compose", "--file", tenant.project, *words]
-        status, out, err = self._patiently(
-            lambda: self._run(argv), lambda answer: answer[0] != 0 and bool(_AWAY.search(answer[1] + answer[2]))
-        )
+        status, out, err = self._compose_run(tenant, *words)
         if status != 0:
             told = " ".join((err or out).split())[-_LOG_CHARACTERS:]
             raise SovereignError(
@@ -185,6 +217,12 @@ class DockerTenants:
                 f"docker compose {words[0]} ended with {status}: {told}",
                 f"Try it: docker compose --file {tenant.project} {words[0]}.",
             )
+
+    def _compose_run(self, tenant: Tenant, *words: str) -> tuple[int, str, str]:
+        argv = ["docker", "compose", "--file", tenant.project, *words]
+        return self._patiently(
+            lambda: self._run(argv), lambda answer: answer[0] != 0 and bool(_AWAY.search(answer[1] + answer[2]))
+        )
 
 
 def connect() -> Any:

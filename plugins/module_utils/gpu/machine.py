@@ -90,6 +90,10 @@ class RealWorld:
         """Tenants that have a container."""
         return self._docker().running()
 
+    def startable(self, tenant: Tenant) -> str:
+        """Empty when what it needs is on the machine."""
+        return self._docker().startable(tenant)
+
     def start(self, tenant: Tenant) -> None:
         """Bring it up."""
         self._docker().start(tenant)
@@ -278,6 +282,7 @@ class Machine:
         switch = self._switch()
         warnings = switch.fits(mode) + self._blind(mode)
         found = switch.plan(target)
+        switch.can_begin(mode, found)
         left, good = self._journal.intent(), self._journal.good()
         return {
             "origin": left.origin if left else (good or OFF),

@@ -54,6 +54,9 @@ class World(Protocol):
     def running(self) -> Mapping[str, Running]:
         """Tenants that have a container, by name; one that is dead makes its tenant stale."""
 
+    def startable(self, tenant: Tenant) -> str:
+        """Empty when what it needs to start is on the machine; else what is missing."""
+
     def start(self, tenant: Tenant) -> None:
         """Bring its containers up; returns before it serves."""
 
@@ -187,6 +190,23 @@ class Switch:
             )
         return [f"on the card beside every mode: {process.words()}" for process in there.foreign]
 
+    def can_begin(self, mode: Mode, plan: Plan) -> None:
+        """Refuse what would fail for sure, before anything is stopped.
+
+        Raises:
+            SovereignError: something that a tenant needs is not on the machine, or a CPU floor of the mode is silent.
+        """
+        if missing := [f"{each.name}: {why}" for each in plan.start if (why := self._world.startable(each))]:
+            raise SovereignError(
+                f"mode {mode.name}", f"it cannot start: {'; '.join(missing)}", "Run site.yml. Nothing was stopped."
+            )
+        if silent := self._silent_floors(mode):
+            raise SovereignError(
+                f"mode {mode.name}",
+                f"its CPU floor does not answer: {'; '.join(silent)}",
+                "Look at systemctl status 'mushishi-sovereign-llama-*'. Nothing was stopped.",
+            )
+
     # ---- switching
     def run(
         self, target: str, *, on_busy: str = "fail", drain_seconds: float | None = None, rollback: bool = True
@@ -207,12 +227,7 @@ class Switch:
         result = Result(origin, target, warnings=self.fits(mode))
         plan = self.plan(target)
         result.plan = plan.words()
-        if silent := self._silent_floors(mode):
-            raise SovereignError(
-                f"mode {target}",
-                f"its CPU floor does not answer: {'; '.join(silent)}",
-                "Look at systemctl status 'mushishi-sovereign-llama-*'. Nothing was stopped.",
-            )
+        self.can_begin(mode, plan)
         if left is None and plan.empty and good == target and not any(self._world.ready(each) for each in plan.keep):
             return result
         intent = Intent(origin, target, "intent", self._world.time())

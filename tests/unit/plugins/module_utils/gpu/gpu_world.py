@@ -88,6 +88,7 @@ class Played:
     hang: set[str] = field(default_factory=set)
     die: set[str] = field(default_factory=set)
     clings: dict[str, float] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)
     silent_floors: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
@@ -108,6 +109,10 @@ class Played:
     def running(self) -> Mapping[str, Running]:
         self._call("running")
         return {name: Running(self.clock - each.since, each.stale or each.dead) for name, each in self.up.items()}
+
+    def startable(self, tenant: Tenant) -> str:
+        self._call("startable")
+        return self.lacks.get(tenant.name, "")
 
     def start(self, tenant: Tenant) -> None:
         self._call(f"start {tenant.name}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,3 +172,68 @@ def test_the_sdk_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker_tenants, "docker", None)
     with pytest.raises(SovereignError, match="library docker"):
         docker_tenants.connect()
+
+
+class ImageNotFound(Exception):
+    """As the SDK calls it."""
+
+
+def test_what_a_project_needs_is_asked_before_it_is_started(
+    world: DockerTenants, docker: Docker, compose: Compose, tenant: Tenant, tmp_path: Path
+) -> None:
+    here = tmp_path / "models"
+    volumes = [{"type": "bind", "source": str(here)}, {"type": "volume", "source": "cache"}, {"type": "tmpfs"}]
+    services = {"one": {"image": "a:1", "volumes": volumes}, "two": {"image": "b:2"}}
+    compose.answer = (0, json.dumps({"services": services}), "")
+    images = {"a:1"}
+
+    def get(tag: str) -> None:
+        if tag not in images:
+            raise ImageNotFound(tag)
+
+    docker.images = SimpleNamespace(get=get)  # type: ignore[attr-defined]
+    assert world.startable(tenant) == f"{here} is not there; there is no image b:2"
+    assert compose.told == [["docker", "compose", "--file", tenant.project, "config", "--format=json"]]
+    here.mkdir()
+    images.add("b:2")
+    assert world.startable(tenant) == ""
+    compose.answer = (15, "", "no such file\n")
+    assert world.startable(tenant) == "no such file"
+    for odd in ("", "[]", '{"services": {"one": {}}}'):
+        compose.answer = (0, odd, "")
+        assert "nothing that can be read" in world.startable(tenant)
+    compose.answer = (0, json.dumps({"services": services}), "")
+
+    def broken(tag: str) -> None:
+        raise ConnectionError(tag)
+
+    docker.images = SimpleNamespace(get=broken)  # type: ignore[attr-defined]
+    with pytest.raises(SovereignError, match="it does not answer"):
+        world.startable(tenant)
+
+
+def test_a_docker_that_is_away_is_asked_again(docker: Docker, tenant: Tenant) -> None:
+    paused: list[float] = []
+    answers = [
+        (1, "", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock."),
+        (1, "", "error during connect: EOF"),
+        (0, "", ""),
+    ]
+    world = DockerTenants(
+        Registry({"engine": tenant}, {}),
+        docker,
+        lambda _argv: answers.pop(0),
+        lambda: NOW,
+        patience=9,
+        pause=paused.append,
+    )
+    world.stop(tenant)
+    assert answers == [] and len(paused) == 2
+    answers.append((1, "", "no such service"))
+    with pytest.raises(SovereignError, match="no such service"):
+        world.stop(tenant)
+    assert len(paused) == 2, "a word against the project is said at once"
+    docker.fails = ConnectionError("refused")
+    with pytest.raises(SovereignError, match="it does not answer: refused"):
+        world.running()
+    assert len(paused) == 2 + 18, "nine seconds, by halves"

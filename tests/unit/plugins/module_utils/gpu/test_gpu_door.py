@@ -16,7 +16,7 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import 
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import door as gpu_door
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.door import Door, NoDoor, in_service, servers
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[4] / "roles/gateway"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "roles/gateway"))
 import door_bench
 
 CHAT = "/gpu/v1/chat/completions"

@@ -24,6 +24,10 @@ NO_CARD = SovereignError("NVIDIA's card", "the driver does not answer: not found
 TOTAL = 32607
 
 
+class ImageNotFound(Exception):
+    """As the SDK calls it."""
+
+
 class Docker:
     """The SDK's client and ``docker compose`` in one: what a project names runs, holds memory, and goes again."""
 
@@ -32,7 +36,13 @@ class Docker:
         self.up: dict[str, int] = {}
         self.told: list[list[str]] = []
         self.containers = SimpleNamespace(list=self.list, get=self.get)
+        self.images = SimpleNamespace(get=self.image)
+        self.has_image = True
         self.away = 0
+
+    def image(self, tag: str) -> None:
+        if not self.has_image:
+            raise ImageNotFound(tag)
 
     def list(self, **_words: Any) -> list[Any]:
         if self.away:
@@ -47,6 +57,8 @@ class Docker:
         return SimpleNamespace(name=name, attrs=attributes, logs=lambda tail: b"words")
 
     def run(self, argv: Sequence[str]) -> tuple[int, str, str]:
+        if argv[4] == "config":
+            return 0, json.dumps({"services": {"engine": {"image": "engine:1"}}}), ""
         self.told.append(list(argv))
         name = self.names[argv[3]]
         if argv[4] == "up":
@@ -241,6 +253,18 @@ def test_a_floor_that_is_silent_stops_nobody(here: Here) -> None:
         assert len(here.docker.told) == before
         here.silent = set()
         assert "floors" in there.switch("coding").seconds
+
+
+def test_an_image_that_is_missing_stops_nobody(here: Here) -> None:
+    with here.opened() as there:
+        there.switch("agent")
+        here.docker.has_image = False
+        before = len(here.docker.told)
+        for act in (there.plan, there.switch):
+            with pytest.raises(SovereignError, match="it cannot start: vllm-forensic: there is no image engine:1"):
+                act("forensic")
+        assert len(here.docker.told) == before
+        assert there.switch("agent").outcome == "nothing to do", "who runs needs none"
 
 
 def test_docker_that_comes_back_is_waited_for(here: Here) -> None:
