@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``sovereignctl desktop`` on a played machine: ``ctl_desktop.py COLLECTIONS_ROOT FOLDER [--as-anybody]``."""
+"""``sovereignctl desktop`` on a played machine: ``ctl_desktop.py COLLECTIONS_ROOT FOLDER [--as-anybody] [--no-registry]``."""
 
 from __future__ import annotations
 
@@ -18,5 +18,9 @@ from sovereignctl.cli import main
 
 places = Places(FOLDER / "state", FOLDER / "lock", FOLDER / "progress.json")
 desk = Desk(FOLDER, Journal(places).good() or "agent")
+if "--no-registry" in sys.argv:
+    desk.path.unlink()
 switch = [sys.executable, str(HERE / "ctl_world.py"), COLLECTIONS, str(FOLDER)]
-sys.exit(main(["desktop"], desk.outside(out=sys.stdout, err=sys.stderr, switch=switch, root="--as-anybody" not in sys.argv)))
+sys.exit(
+    main(["desktop"], desk.outside(out=sys.stdout, err=sys.stderr, switch=switch, root="--as-anybody" not in sys.argv))
+)

@@ -3,7 +3,8 @@
 """Stand-in for zenity (and, by that name, pkexec): windows that answer what a test has written down.
 
 In the folder ``PLAY``: ``answers.json`` holds one answer a window, in order: ``{"kind", "status", "said"}``, for a bar
-also ``{"close_at": text}``, which closes it as a person would when that text comes. ``windows.jsonl`` gets what was shown.
+also ``{"close_at": text}``, which closes it as a person would when that text comes. ``windows.jsonl`` gets what was
+shown.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ def main() -> int:
         if not allowed:
             sys.stderr.write("Error executing command as another user: Request dismissed\n")
             return 126
-        os.execv(sys.argv[1], sys.argv[1:])
+        os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - what pkexec does
     folder = Path(os.environ["PLAY"])
-    kind = next(word[2:] for word in sys.argv[1:] if word in ("--list", "--progress", "--question", "--error", "--info"))
+    kind = next(
+        word[2:] for word in sys.argv[1:] if word in ("--list", "--progress", "--question", "--error", "--info")
+    )
     left = json.loads((folder / "answers.json").read_text())
     answer = left.pop(0) if left and left[0]["kind"] == kind else {}
     if answer:
