@@ -9,10 +9,13 @@ another text is stale.
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Running
@@ -31,8 +34,15 @@ else:
 
 # Runs a program: argument list; exit status, standard output and standard error out.
 Runner = Callable[[Sequence[str]], "tuple[int, str, str]"]
+Answer = TypeVar("Answer")
 LABEL = "mushishi.project"
 _IN_TEXT = re.compile(rf'^\s*{re.escape(LABEL)}:\s*"?([0-9a-f]{{64}})"?\s*$', re.MULTILINE)
+#: A Docker that is restarted comes back in seconds; nothing is given up meanwhile.
+PATIENCE = 60.0
+_PAUSE = 0.5
+_AWAY = re.compile(
+    r"cannot connect to the docker daemon|error during connect|connection (refused|reset)|unexpected eof", re.IGNORECASE
+)
 _LOG_LINES = 20
 _LOG_CHARACTERS = 3000
 
@@ -65,20 +75,45 @@ def project_hash(tenant: Tenant) -> str | None:
 class DockerTenants:
     """The part of a switch's world that Docker has."""
 
-    def __init__(self, registry: Registry, client: Any, run: Runner, time: Callable[[], float]) -> None:
-        self._registry, self._client, self._run, self._time = registry, client, run, time
+    def __init__(
+        self,
+        registry: Registry,
+        client: Any,
+        run: Runner,
+        now: Callable[[], float],
+        *,
+        patience: float = 0.0,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """``now``: Unix time; ``patience``: seconds in which a Docker that is away may come back."""
+        self._registry, self._client, self._run, self._time = registry, client, run, now
+        self._patience, self._pause = patience, pause
         self._owner = {name: tenant.name for tenant in registry.tenants.values() for name in tenant.containers}
+
+    def _patiently(self, ask: Callable[[], Answer], away: Callable[[Answer], bool] = lambda _answer: False) -> Answer:
+        """What Docker answers, asked again for a while when it is away. ``away``: whether an answer says so."""
+        left = self._patience
+        while True:
+            try:
+                answer = ask()
+                if left <= 0 or not away(answer):
+                    return answer
+            except Exception as error:  # noqa: BLE001 - the SDK raises its own and those of requests
+                if left <= 0:
+                    raise self._silent(error) from None
+            self._pause(_PAUSE)
+            left -= _PAUSE
 
     def _containers(self) -> dict[str, list[Mapping[str, Any]]]:
         """Tenant → what Docker says of each of its containers, running or not."""
-        found: dict[str, list[Mapping[str, Any]]] = {}
-        try:
+
+        def shown() -> list[tuple[str, Mapping[str, Any]]]:
             # One that goes away between the list and the look is no error.
             listed = self._client.containers.list(all=True, ignore_removed=True)
-            shown = [(container.name, container.attrs) for container in listed if container.name in self._owner]
-        except Exception as error:  # noqa: BLE001 - the SDK raises its own and those of requests
-            raise self._silent(error) from None
-        for name, attributes in shown:
+            return [(container.name, container.attrs) for container in listed if container.name in self._owner]
+
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for name, attributes in self._patiently(shown):
             found.setdefault(self._owner[name], []).append(attributes)
         return found
 
@@ -109,12 +144,9 @@ class DockerTenants:
             for each in containers
         )
 
-    def tenant_of(self, container: str) -> str | None:
-        """The tenant whose container has this number."""
-        for name, containers in self._containers().items():
-            if any(each.get("Id") == container for each in containers):
-                return name
-        return None
+    def owners(self) -> dict[str, str]:
+        """Number of a container → the tenant whose it is."""
+        return {str(each.get("Id")): name for name, containers in self._containers().items() for each in containers}
 
     def logs(self, tenant: Tenant) -> str:
         """The last lines of each of its containers, the newest last."""
@@ -126,6 +158,39 @@ class DockerTenants:
                 text = f"(no log: {error})"
             told.append(f"{name}: {text.strip()[-_LOG_CHARACTERS:] or '(it said nothing)'}")
         return "; ".join(told)
+
+    def startable(self, tenant: Tenant) -> str:
+        """Empty when what its project needs is on the machine: its images, and the files and folders that it is shown.
+
+        Docker would find out by itself, but only after the others were stopped.
+        """
+        status, out, err = self._compose_run(tenant, "config", "--format=json")
+        if status != 0:
+            return " ".join((err or out).split())[-_LOG_CHARACTERS:]
+        try:
+            services = json.loads(out)["services"].values()
+            images = sorted({service["image"] for service in services})
+            shown = sorted(
+                volume["source"]
+                for service in services
+                for volume in service.get("volumes") or []
+                if volume.get("type") == "bind"
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"docker compose config gives nothing that can be read ({error!r})"
+        missing = [f"{path} is not there" for path in shown if not os.path.exists(path)]
+        there = self._patiently(lambda: {tag for tag in images if self._has_image(tag)})
+        return "; ".join([*missing, *(f"there is no image {tag}" for tag in images if tag not in there)])
+
+    def _has_image(self, tag: str) -> bool:
+        try:
+            self._client.images.get(tag)
+        except Exception as error:
+            # docker.errors.ImageNotFound, whose name is enough: the SDK need not be here to read this file.
+            if type(error).__name__ == "ImageNotFound":
+                return False
+            raise
+        return True
 
     def start(self, tenant: Tenant) -> None:
         """Bring its project up, in the background, with what is on the machine.
@@ -144,7 +209,7 @@ class DockerTenants:
         self._compose(tenant, "down", "--remove-orphans", f"--timeout={tenant.stop_seconds:.0f}")
 
     def _compose(self, tenant: Tenant, *words: str) -> None:
-        status, out, err = self._run(["docker", "compose", "--file", tenant.project, *words])
+        status, out, err = self._compose_run(tenant, *words)
         if status != 0:
             told = " ".join((err or out).split())[-_LOG_CHARACTERS:]
             raise SovereignError(
@@ -152,6 +217,12 @@ class DockerTenants:
                 f"docker compose {words[0]} ended with {status}: {told}",
                 f"Try it: docker compose --file {tenant.project} {words[0]}.",
             )
+
+    def _compose_run(self, tenant: Tenant, *words: str) -> tuple[int, str, str]:
+        argv = ["docker", "compose", "--file", tenant.project, *words]
+        return self._patiently(
+            lambda: self._run(argv), lambda answer: answer[0] != 0 and bool(_AWAY.search(answer[1] + answer[2]))
+        )
 
 
 def connect() -> Any:

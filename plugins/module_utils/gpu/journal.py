@@ -30,6 +30,8 @@ class Places:
 
     state: Path = Path("/var/lib/mushishi-gpu")
     lock: Path = Path("/run/mushishi-gpu.lock")
+    #: What a switch is about at the moment, for whoever watches.
+    progress: Path = Path("/run/mushishi-gpu.progress.json")
 
     @property
     def intent(self) -> Path:
@@ -61,6 +63,8 @@ class Intent:
     #: Phase → seconds, of the phases that are over.
     seconds: dict[str, float] = field(default_factory=dict)
     why: str = ""
+    #: Tenant → the most that it was seen to hold, in MiB.
+    peaks: dict[str, int] = field(default_factory=dict)
 
 
 #: Everybody may read what is told here; whoever switches owns it.
@@ -93,6 +97,11 @@ class Journal:
         """The last good mode; None before the first."""
         found = _read(self._places.good)
         return None if found is None else str(found.get("mode"))
+
+    def since(self) -> float | None:
+        """Since when it is good, in Unix time."""
+        found = (_read(self._places.good) or {}).get("since")
+        return float(found) if isinstance(found, (int, float)) else None
 
     def intent(self) -> Intent | None:
         """The switch that has not come to its end, if there is one."""
@@ -167,7 +176,11 @@ def locked(
         SovereignError: somebody else holds the lock still; who, as they wrote it.
     """
     deadline = clock() + seconds
-    with open(places.lock, "a+", encoding="utf-8") as stream:
+    try:
+        stream = open(places.lock, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise SovereignError(f"lock {places.lock}", f"it cannot be opened ({error.strerror})", "Run as root.") from None
+    with stream:
         while True:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,3 +199,16 @@ def locked(
         stream.write(f"{who} (pid {os.getpid()})\n")
         stream.flush()
         yield
+
+
+def holder(places: Places, locks: Path = Path("/proc/locks")) -> str | None:
+    """Who switches now, as they wrote it; None when nobody does. Looks without taking the lock for a moment."""
+    try:
+        about = places.lock.stat()
+        listed = locks.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    where = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+    if not any("FLOCK" in line and where in line.split() for line in listed.splitlines()):
+        return None
+    return places.lock.read_text(encoding="utf-8", errors="replace").strip() or "somebody"

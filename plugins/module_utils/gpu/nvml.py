@@ -134,14 +134,19 @@ class Card:
         for pid, used in sorted(held.items()):
             container = container_of(pid, self._proc)
             name, user = named(pid, self._proc)
-            found.append(Process(pid, -(-used // _MIB), name, user, tenant_of(container) if container else None))
+            tenant = tenant_of(container) if container else None
+            found.append(Process(pid, -(-used // _MIB), name, user, tenant, container))
         return found
+
+    def load(self) -> int | None:
+        """Percent of the last moments in which something computed; None where the card does not say."""
+        found = self._asked("nvmlDeviceGetUtilizationRates")
+        return None if found is None else int(found.gpu)
 
     def facts(self, tenant_of: Callable[[str], str | None] = lambda _container: None) -> Facts:
         """All of it."""
         major, minor = self._ask("nvmlDeviceGetCudaComputeCapability")
         power, limit = self._asked("nvmlDeviceGetPowerUsage"), self._asked("nvmlDeviceGetPowerManagementLimit")
-        load = self._asked("nvmlDeviceGetUtilizationRates")
         bits = self._asked("nvmlDeviceGetCurrentClocksEventReasons")
         if bits is None:
             bits = self._asked("nvmlDeviceGetCurrentClocksThrottleReasons")
@@ -155,7 +160,7 @@ class Card:
             power=None if power is None else power / 1000,
             power_limit=None if limit is None else limit / 1000,
             temperature=self._asked("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
-            load=None if load is None else int(load.gpu),
+            load=self.load(),
             slowed_by=reasons(int(bits or 0)),
             processes=tuple(self.processes(tenant_of)),
         )
@@ -206,8 +211,17 @@ def as_result(facts: Facts) -> Mapping[str, Any]:
         "temperature_celsius": facts.temperature,
         "load_percent": facts.load,
         "slowed_by": list(facts.slowed_by),
-        "processes": [
-            {"pid": each.pid, "mib": each.mib, "name": each.name, "user": each.user, "tenant": each.tenant}
-            for each in facts.processes
-        ],
+        "processes": [process_result(each) for each in facts.processes],
+    }
+
+
+def process_result(process: Process) -> dict[str, Any]:
+    """One process, the same way; its container by the short number that ``docker ps`` shows."""
+    return {
+        "pid": process.pid,
+        "mib": process.mib,
+        "name": process.name,
+        "user": process.user,
+        "tenant": process.tenant,
+        "container": process.container[:12] if process.container else None,
     }

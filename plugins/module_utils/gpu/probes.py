@@ -27,6 +27,8 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants imp
 
 #: Seconds for one question. An engine under load answers one token in less; one that takes longer is asked again.
 ASK_SECONDS = 10.0
+#: The CPU floor is slower, and has others to serve.
+FLOOR_SECONDS = 60.0
 _MOST = 4 * 1024 * 1024
 #: Metrics of vLLM: requests in the engine, and those that wait for it.
 _VLLM = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
@@ -68,9 +70,9 @@ def _object(url: str) -> Mapping[str, Any]:
 
 
 # ---- ready
-def _completion(probe: Mapping[str, Any]) -> str:
+def _completion(probe: Mapping[str, Any], key: str | None = None, seconds: float = ASK_SECONDS) -> str:
     base = str(probe["url"]).rstrip("/")
-    reply = complete(f"{base}/v1", probe["model"], "Say yes.", key=None, max_tokens=1, timeout=ASK_SECONDS)
+    reply = complete(f"{base}/v1", probe["model"], "Say yes.", key=key, max_tokens=1, timeout=seconds)
     if is_completion(reply):
         return ""
     code, message = error_of(reply)
@@ -81,7 +83,10 @@ def _answer(probe: Mapping[str, Any]) -> str:
     return "" if probe["key"] in _object(probe["url"]) else f"its answer has no {probe['key']}"
 
 
-READY: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"completion": _completion, "answer": _answer}
+READY: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "completion": lambda probe: _completion(probe),
+    "answer": _answer,
+}
 
 
 # ---- busy
@@ -154,6 +159,21 @@ class Probes:
                 return str(error)
 
         return together({tenant.name: asked}, self._namespace)[tenant.name]
+
+    def floor(self, name: str, probe: Mapping[str, Any]) -> str:
+        """Empty when a CPU floor has really answered; else why not.
+
+        Raises:
+            SovereignError: the namespace cannot be entered.
+        """
+        key = None
+        if probe.get("key_file"):
+            try:
+                with open(probe["key_file"], encoding="ascii") as stream:
+                    key = stream.readline().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                return f"its key {probe['key_file']} cannot be read ({error})"
+        return together({name: lambda: _completion(probe, key, FLOOR_SECONDS)}, self._namespace)[name]
 
     def busy(self, tenant: Tenant, processes: Sequence[Process]) -> list[str]:
         """What it works at, one phrase each. ``processes``: who is on the card now.

@@ -46,6 +46,12 @@ class CompletionProbe(_Shape):
     model: str = Field(min_length=1, max_length=120)
 
 
+class Floor(CompletionProbe):
+    """A CPU floor: asked like an engine, with the key in this file where it wants one."""
+
+    key_file: str | None = Field(default=None, pattern=r"^/[A-Za-z0-9/_.-]{1,200}$")
+
+
 class AnswerProbe(_Shape):
     """Ready when a GET is answered with 200 and a JSON object that has this key."""
 
@@ -123,6 +129,8 @@ class Registry(_Shape):
     reserve_mib: int = Field(default=DEFAULT_RESERVE_MIB, ge=0)
     #: Programs (the kernel's name of the process) that may be on the card beside all modes, such as a display server.
     guests: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,15}$")]] = Field(default_factory=list)
+    #: CPU floors by the name that the policy gives them, and how they are asked.
+    floors: dict[Annotated[str, Field(pattern=_NAME)], Floor] = Field(default_factory=dict)
 
 
 def _first_words(error: ValidationError) -> str:
@@ -176,6 +184,13 @@ def _problems(registry: Registry) -> list[str]:
             found.append(f"mode {name}: there is no tenant {', '.join(missing)}")
         if len(set(mode.tenants)) != len(mode.tenants):
             found.append(f"mode {name}: a tenant stands twice")
+        if missing := sorted(set(mode.cpu_floors) - set(registry.floors)):
+            found.append(f"mode {name}: there is no CPU floor {', '.join(missing)}")
+    found += [
+        f"CPU floor {name}: {each.url} {why}"
+        for name, each in registry.floors.items()
+        if (why := _on_the_plane(each.url))
+    ]
     return found
 
 

@@ -2,9 +2,9 @@
 # Private to this collection: may change in any release.
 """A change of the GPU mode as a transaction (docs/decisions/023).
 
-fit → intent → busy? → close the door → drain → stop → *freed* → start → *answers* → commit. What goes wrong before
-the stop leaves everything as it was; what goes wrong after it leads back to the last good mode. The plan is always made
-from what really runs, so that a run after a crash needs to know no more than where it came from.
+fit → intent → busy? → close the door → drain → stop → *freed* → start → *answers* → open → floors → commit. What goes
+wrong before the stop leaves everything as it was; what goes wrong after it leads back to the last good mode. The plan
+is always made from what really runs, so that a run after a crash needs to know no more than where it came from.
 
 Everything outside is behind :class:`World`; times are seconds, memory is MiB.
 """
@@ -35,6 +35,8 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants imp
 FREED_SECONDS = 60.0
 #: Between two looks. A look costs milliseconds.
 PAUSE = 0.25
+#: A CPU floor that answered before the switch may be busy with those who came to it meanwhile.
+FLOOR_SECONDS = 120.0
 ON_BUSY = ("fail", "wait", "force")
 
 
@@ -51,6 +53,9 @@ class World(Protocol):
 
     def running(self) -> Mapping[str, Running]:
         """Tenants that have a container, by name; one that is dead makes its tenant stale."""
+
+    def startable(self, tenant: Tenant) -> str:
+        """Empty when what it needs to start is on the machine; else what is missing."""
 
     def start(self, tenant: Tenant) -> None:
         """Bring its containers up; returns before it serves."""
@@ -81,6 +86,9 @@ class World(Protocol):
 
     def busy(self, tenant: Tenant) -> Sequence[str]:
         """What it works at, one phrase each; nothing when it is idle. Loaded is not busy."""
+
+    def floor(self, name: str) -> str:
+        """Empty when a CPU floor has really answered; else why not."""
 
     def now(self) -> float:
         """A clock that only goes forward."""
@@ -182,6 +190,23 @@ class Switch:
             )
         return [f"on the card beside every mode: {process.words()}" for process in there.foreign]
 
+    def can_begin(self, mode: Mode, plan: Plan) -> None:
+        """Refuse what would fail for sure, before anything is stopped.
+
+        Raises:
+            SovereignError: something that a tenant needs is not on the machine, or a CPU floor of the mode is silent.
+        """
+        if missing := [f"{each.name}: {why}" for each in plan.start if (why := self._world.startable(each))]:
+            raise SovereignError(
+                f"mode {mode.name}", f"it cannot start: {'; '.join(missing)}", "Run site.yml. Nothing was stopped."
+            )
+        if silent := self._silent_floors(mode):
+            raise SovereignError(
+                f"mode {mode.name}",
+                f"its CPU floor does not answer: {'; '.join(silent)}",
+                "Look at systemctl status 'mushishi-sovereign-llama-*'. Nothing was stopped.",
+            )
+
     # ---- switching
     def run(
         self, target: str, *, on_busy: str = "fail", drain_seconds: float | None = None, rollback: bool = True
@@ -202,6 +227,7 @@ class Switch:
         result = Result(origin, target, warnings=self.fits(mode))
         plan = self.plan(target)
         result.plan = plan.words()
+        self.can_begin(mode, plan)
         if left is None and plan.empty and good == target and not any(self._world.ready(each) for each in plan.keep):
             return result
         intent = Intent(origin, target, "intent", self._world.time())
@@ -215,11 +241,13 @@ class Switch:
             self._unchanged(intent, result, error)
         try:
             self._go(intent, plan, mode)
+            self._floors_answer(intent, mode)
             self._phase(intent, "commit")
             self._journal.commit(target)
         except SovereignError as error:
             self._failed(intent, result, error, rollback)
         self._over(intent)
+        intent.peaks = dict(self._peaks.seen)
         self._journal.end(intent, "done")
         result.changed, result.outcome = True, "done"
         result.seconds, result.peaks = dict(intent.seconds), dict(self._peaks.seen)
@@ -242,6 +270,21 @@ class Switch:
 
     def _tell(self, phase: str, detail: str) -> None:
         self._report(Step(phase, detail, self._world.now() - self._began, self._expected))
+
+    def _floors_answer(self, intent: Intent, mode: Mode) -> None:
+        """The CPU floors that belong to the mode serve still."""
+        if not mode.cpu_floors:
+            return
+        self._phase(intent, "floors", ", ".join(mode.cpu_floors))
+        if not self._until(lambda: not self._silent_floors(mode), FLOOR_SECONDS):
+            raise SovereignError(
+                f"mode {mode.name}",
+                f"its CPU floor does not answer any more: {'; '.join(self._silent_floors(mode))}",
+                "Look at systemctl status 'mushishi-sovereign-llama-*'.",
+            )
+
+    def _silent_floors(self, mode: Mode) -> list[str]:
+        return [f"{name}: {why}" for name in mode.cpu_floors if (why := self._world.floor(name))]
 
     def _until(self, done: Callable[[], bool], seconds: float) -> bool:
         """Wait for something, no longer than so many seconds; whether it came."""

@@ -57,6 +57,8 @@ class Registry:
     reserve_mib: int = 0
     card_mib: int | None = None
     guests: tuple[str, ...] = ()
+    #: CPU floor → how it is asked for a completion.
+    floors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def from_document(cls, raw: Mapping[str, Any]) -> Registry:
@@ -76,7 +78,8 @@ class Registry:
                 for name, given in raw["modes"].items()
             }
             modes[OFF] = Mode(OFF, ())
-            return cls(tenants, modes, int(raw["reserve_mib"]), raw["card_mib"], tuple(raw["guests"]))
+            guests, floors = tuple(raw["guests"]), dict(raw["floors"])
+            return cls(tenants, modes, int(raw["reserve_mib"]), raw["card_mib"], guests, floors)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SovereignError(_THING, f"it cannot be read ({error!r})", "Run site.yml again.") from None
 
@@ -169,13 +172,17 @@ def plan(registry: Registry, running: Collection[str], wanted: Mode, stale: Coll
 
 @dataclass(frozen=True)
 class Process:
-    """A process on the card, as the driver and the kernel know it; ``tenant`` when it is in one's container."""
+    """A process on the card, as the driver and the kernel know it; ``tenant`` when it is in one's container.
+
+    ``container``: the number of the container that it is in, whoever's.
+    """
 
     pid: int
     mib: int
     name: str
     user: str
     tenant: str | None = None
+    container: str | None = None
 
     def words(self) -> str:
         """For a person who must find it."""

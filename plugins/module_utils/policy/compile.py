@@ -80,7 +80,10 @@ def door_routes(policy: Policy) -> list[Row]:
 
     ``prefix`` is what a gateway calls, without a slash at its end; the upstream path is always ``/v1``. ``planes`` are
     those whose gateway may use the route. ``last``: no chain has a link behind this engine, so that nobody gains by
-    giving it up early. Raises :class:`.errors.ProofError`.
+    giving it up early. ``mode``: the GPU mode that the engine belongs to, None for the CPU floor.
+
+    Raises:
+        ProofError: the routes are not shown to keep the policy.
     """
     used = {plane: policy.engines(plane) for plane in Plane}
     followed = {link.backend_name for chain in policy.chains() for link in chain.links[:-1]}
@@ -92,6 +95,7 @@ def door_routes(policy: Policy) -> list[Row]:
             "upstream_port": host_port(backend.url)[1],
             "model": backend.model,
             "engine": backend.engine,
+            "mode": backend.mode,
             "planes": [plane.value for plane in Plane if name in used[plane]],
             "last": name not in followed,
         }

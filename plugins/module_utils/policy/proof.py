@@ -97,7 +97,7 @@ _GENERAL: dict[str, object] = {
 _HYBRID_CALLBACKS = [BUDGET_HOOK]
 #: The engine door's ports; the sovereign gateway calls it on its loopback, the hybrid one on the namespace's address.
 _DOOR_PORTS = {Plane.SOVEREIGN: 4022, Plane.HYBRID: 4021}
-_DOOR_ROUTE_KEYS = {"backend", "prefix", "upstream_host", "upstream_port", "model", "engine", "planes", "last"}
+_DOOR_ROUTE_KEYS = {"backend", "prefix", "upstream_host", "upstream_port", "model", "engine", "mode", "planes", "last"}
 
 _DOTTED = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+")
 _KEY_LIKE = re.compile(r"[A-Za-z0-9_]*(?:API_KEY|APIKEY|CLOUD_KEY|TOKEN|SECRET)[A-Za-z0-9_]*")
@@ -211,6 +211,8 @@ def prove_door(routes: Sequence[Mapping[str, Any]], policy: Policy) -> None:
             raise ProofError(
                 where, f"is open as {route['prefix']} for {', '.join(route['planes'])}, against the chains"
             )
+        if route["mode"] != backend.mode:
+            raise ProofError(where, f"is of mode {route['mode']}, and that engine is of {backend.mode}")
         if "hybrid" in route["planes"] and backend.mode == "forensic":
             raise ProofError(where, "would open the forensic engine to the hybrid plane")
     if len({route["backend"] for route in routes}) != len(routes):

@@ -136,9 +136,11 @@ def hang(connection: socket.socket, _request: bytes) -> None:
 class Door:
     """A running door: ``ports`` by plane, ``control``."""
 
-    def __init__(self, ports: dict[str, int], control: int) -> None:
+    def __init__(self, ports: dict[str, int], control: int, folder: Path) -> None:
         self.ports = ports
         self.control = control
+        #: Where its list of shut modes begins.
+        self.closed = str(folder / "closed.acl")
 
     def command(self, text: str) -> str:
         """Ask the control channel."""
@@ -171,17 +173,22 @@ def answer(connection: socket.socket) -> Reply:
 
 
 @contextmanager
-def running_door(folder: Path, engines: dict[str, int]) -> Iterator[Door]:
+def running_door(
+    folder: Path, engines: dict[str, int], sessions: dict[str, int] | None = None, control: int = 0
+) -> Iterator[Door]:
     """The role's HAProxy configuration with its addresses moved to loopback; ``engines``: backend name → port."""
     values = role_values()
     ports = {"sovereign": free_port(), "hybrid": free_port()}
-    control = free_port()
+    control = control or free_port()
     values["__gateway_control_port"] = control
     values["__gateway_door_addresses"] = {plane: f"127.0.0.1:{port}" for plane, port in ports.items()}
     values["__gateway_door_routes"] = [
         {**route, "upstream_host": "127.0.0.1", "upstream_port": engines.get(route["backend"], free_port())}
         for route in values["__gateway_door_routes"]
     ]
+    (folder / "closed.acl").touch()
+    values["__gateway_closed_list"] = str(folder / "closed.acl")
+    values["gateway_engine_sessions"] = sessions or {}
     config = folder / "haproxy.cfg"
     config.write_text(render("haproxy.cfg.j2", values) + "\n")
     with (folder / "haproxy.log").open("w") as log:
@@ -195,7 +202,7 @@ def running_door(folder: Path, engines: dict[str, int]) -> Iterator[Door]:
                 except OSError:
                     assert time.monotonic() < deadline and process.poll() is None, (folder / "haproxy.log").read_text()
                     time.sleep(0.02)
-            yield Door(ports, control)
+            yield Door(ports, control, folder)
         finally:
             process.kill()
             process.wait()

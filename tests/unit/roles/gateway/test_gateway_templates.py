@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import string
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from door_bench import ROLE, haproxy_program, render, role_values
 
 
@@ -153,6 +157,35 @@ def test_door_never_tries_twice_and_writes_nothing_down(door: dict[str, list[str
     ]
 
 
+def test_a_gpu_engine_is_shut_by_its_mode_and_takes_no_more_than_it_works_at(
+    door: dict[str, list[str]], values: dict[str, Any]
+) -> None:
+    most = {"agent": 2, "forensic": 4, "coding": 2}
+    modes = {route["backend"]: route["mode"] for route in values["__gateway_door_routes"]}
+    assert set(modes.values()) == {*most, None}
+    for backend, mode in modes.items():
+        first = door[f"backend engine-{backend}"][:2]
+        wanted = [
+            f"http-request deny deny_status 503 if {{ str({mode}) -m str -f /etc/mushishi/gateway/closed.acl }}",
+            f"http-request deny deny_status 503 if {{ srv_conn(engine-{backend}/engine) ge {most.get(mode or '')} }}",
+        ]
+        assert (first == wanted) is (mode is not None), f"{backend}: the CPU floor is never shut"
+
+
+def test_what_an_engine_works_at_is_what_vllm_is_told(values: dict[str, Any]) -> None:
+    """Two roles, one figure: what the door lets through by default is each mode's max_num_seqs."""
+    vllm = yaml.safe_load((ROLE.parent / "vllm/vars/main.yml").read_text())["__vllm_default_modes"]
+    template = "{{ __gateway_engine_sessions | to_json }}"
+
+    def most(**settings: Any) -> dict[str, int]:
+        given = {**values, **settings}
+        return json.loads(str(Templar(loader=DataLoader(), variables=given).template(trust_as_template(template))))
+
+    assert most() == {name: mode["max_num_seqs"] for name, mode in vllm.items()}
+    assert most(vllm_mode_overrides={"agent": {"max_num_seqs": 5}, "coding": {"max_model_len": 9}})["agent"] == 5
+    assert most(gateway_engine_sessions={"forensic": 3}) == {"agent": 2, "forensic": 3, "coding": 2}
+
+
 def test_every_header_is_taken_away_whatever_its_first_character(door: dict[str, list[str]]) -> None:
     lines = [line for line in door["backend engine-gpu"] if line.startswith("http-request del-header ")]
     first = {shlex.split(line)[2] for line in lines}
@@ -163,6 +196,8 @@ def test_every_header_is_taken_away_whatever_its_first_character(door: dict[str,
 def test_haproxy_takes_the_configuration_without_a_word(values: dict[str, Any], tmp_path: Path) -> None:
     haproxy = haproxy_program()
     config = tmp_path / "haproxy.cfg"
+    (tmp_path / "closed.acl").touch()
+    values["__gateway_closed_list"] = str(tmp_path / "closed.acl")
     config.write_text(render("haproxy.cfg.j2", values) + "\n")
     done = subprocess.run([haproxy, "-c", "-q", "-f", config], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

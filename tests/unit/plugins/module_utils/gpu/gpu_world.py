@@ -88,6 +88,8 @@ class Played:
     hang: set[str] = field(default_factory=set)
     die: set[str] = field(default_factory=set)
     clings: dict[str, float] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)
+    silent_floors: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     kill_at: Callable[[int, str], bool] = lambda _number, _call: False
@@ -107,6 +109,10 @@ class Played:
     def running(self) -> Mapping[str, Running]:
         self._call("running")
         return {name: Running(self.clock - each.since, each.stale or each.dead) for name, each in self.up.items()}
+
+    def startable(self, tenant: Tenant) -> str:
+        self._call("startable")
+        return self.lacks.get(tenant.name, "")
 
     def start(self, tenant: Tenant) -> None:
         self._call(f"start {tenant.name}")
@@ -163,6 +169,10 @@ class Played:
         if left > 0 or (tenant.name in self.at_work and tenant.name not in self.shut):
             return ["2 requests run"]
         return []
+
+    def floor(self, name: str) -> str:
+        self._call("floor")
+        return "connection refused" if name in self.silent_floors else ""
 
     def now(self) -> float:
         return self.clock

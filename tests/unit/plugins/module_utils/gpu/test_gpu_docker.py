@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,7 +84,7 @@ def world(tenant: Tenant, docker: Docker, compose: Compose) -> DockerTenants:
 
 def test_nothing_of_ours(world: DockerTenants, docker: Docker) -> None:
     docker.has("somebody-else")
-    assert world.running() == {} and world.tenant_of("0" * 64) is None
+    assert world.running() == {} and world.owners() == {}
 
 
 def test_whole(world: DockerTenants, docker: Docker, tenant: Tenant) -> None:
@@ -91,7 +92,7 @@ def test_whole(world: DockerTenants, docker: Docker, tenant: Tenant) -> None:
     docker.has("two", StartedAt="2026-09-21T16:13:50+02:00")
     assert world.running() == {"engine": docker_tenants.Running(70.0)}, "the younger one counts"
     assert world.alive(tenant)
-    assert world.tenant_of(docker.listed[1].attrs["Id"]) == "engine" and world.tenant_of("x") is None
+    assert world.owners() == {each.attrs["Id"]: "engine" for each in docker.listed}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_logs(world: DockerTenants, docker: Docker, tenant: Tenant) -> None:
 
 def test_docker_is_away(world: DockerTenants, docker: Docker, tenant: Tenant) -> None:
     docker.fails = ConnectionError("no such socket")
-    for ask in (world.running, lambda: world.alive(tenant), lambda: world.tenant_of("x")):
+    for ask in (world.running, lambda: world.alive(tenant), world.owners):
         with pytest.raises(SovereignError, match="it does not answer: no such socket"):
             ask()
 
@@ -171,3 +172,68 @@ def test_the_sdk_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker_tenants, "docker", None)
     with pytest.raises(SovereignError, match="library docker"):
         docker_tenants.connect()
+
+
+class ImageNotFound(Exception):
+    """As the SDK calls it."""
+
+
+def test_what_a_project_needs_is_asked_before_it_is_started(
+    world: DockerTenants, docker: Docker, compose: Compose, tenant: Tenant, tmp_path: Path
+) -> None:
+    here = tmp_path / "models"
+    volumes = [{"type": "bind", "source": str(here)}, {"type": "volume", "source": "cache"}, {"type": "tmpfs"}]
+    services = {"one": {"image": "a:1", "volumes": volumes}, "two": {"image": "b:2"}}
+    compose.answer = (0, json.dumps({"services": services}), "")
+    images = {"a:1"}
+
+    def get(tag: str) -> None:
+        if tag not in images:
+            raise ImageNotFound(tag)
+
+    docker.images = SimpleNamespace(get=get)  # type: ignore[attr-defined]
+    assert world.startable(tenant) == f"{here} is not there; there is no image b:2"
+    assert compose.told == [["docker", "compose", "--file", tenant.project, "config", "--format=json"]]
+    here.mkdir()
+    images.add("b:2")
+    assert world.startable(tenant) == ""
+    compose.answer = (15, "", "no such file\n")
+    assert world.startable(tenant) == "no such file"
+    for odd in ("", "[]", '{"services": {"one": {}}}'):
+        compose.answer = (0, odd, "")
+        assert "nothing that can be read" in world.startable(tenant)
+    compose.answer = (0, json.dumps({"services": services}), "")
+
+    def broken(tag: str) -> None:
+        raise ConnectionError(tag)
+
+    docker.images = SimpleNamespace(get=broken)  # type: ignore[attr-defined]
+    with pytest.raises(SovereignError, match="it does not answer"):
+        world.startable(tenant)
+
+
+def test_a_docker_that_is_away_is_asked_again(docker: Docker, tenant: Tenant) -> None:
+    paused: list[float] = []
+    answers = [
+        (1, "", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock."),
+        (1, "", "error during connect: EOF"),
+        (0, "", ""),
+    ]
+    world = DockerTenants(
+        Registry({"engine": tenant}, {}),
+        docker,
+        lambda _argv: answers.pop(0),
+        lambda: NOW,
+        patience=9,
+        pause=paused.append,
+    )
+    world.stop(tenant)
+    assert answers == [] and len(paused) == 2
+    answers.append((1, "", "no such service"))
+    with pytest.raises(SovereignError, match="no such service"):
+        world.stop(tenant)
+    assert len(paused) == 2, "a word against the project is said at once"
+    docker.fails = ConnectionError("refused")
+    with pytest.raises(SovereignError, match="it does not answer: refused"):
+        world.running()
+    assert len(paused) == 2 + 18, "nine seconds, by halves"

@@ -108,6 +108,7 @@ def test_facts(library: Library) -> None:
         "name": Path("/proc/self/comm").read_text().strip(),
         "user": pwd.getpwuid(os.getuid()).pw_name,
         "tenant": None,
+        "container": None,
     }
     assert (gone["mib"], gone["name"], gone["user"]) == (0, "?", "?")
 
@@ -144,6 +145,7 @@ def test_a_tenant_s_process_is_known(library: Library, tmp_path: Path) -> None:
     with nvml.cards(str(tmp_path)) as (card,):
         found = card.processes({NUMBER: "vllm-agent"}.get)
     assert [process.tenant for process in found] == ["vllm-agent", None]
+    assert [nvml.process_result(process)["container"] for process in found] == [NUMBER[:12], None]
 
 
 def test_a_question_that_card_or_driver_do_not_know(library: Library) -> None:

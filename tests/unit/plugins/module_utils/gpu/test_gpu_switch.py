@@ -18,7 +18,7 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch impo
     SwitchFailed,
     expected_seconds,
 )
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Process
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Mode, Process, Registry
 from gpu_world import CARD, MODES, SIZES, Killed, Played, registry
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -342,3 +342,37 @@ def test_how_long_it_took_before() -> None:
 def test_the_card_holds_what_the_tests_say() -> None:
     """Control of the sums: agent fits beside the reserve, and two engines would not."""
     assert sum(SIZES[name] for name in MODES["agent"]) + 600 <= CARD < SIZES["vllm-agent"] + SIZES["vllm-coding"]
+
+
+@pytest.mark.parametrize("what", ["an image", "a floor"])
+def test_what_would_fail_for_sure_is_refused_before_anything_is_stopped(machine: Machine, what: str) -> None:
+    given = registry()
+    mode = Mode("coding", given.modes["coding"].tenants, ("cpu-coder",))
+    with_floor = Registry(given.tenants, {**given.modes, "coding": mode}, given.reserve_mib)
+    if what == "an image":
+        machine.world.lacks["vllm-coding"] = "there is no image x"
+    else:
+        machine.world.silent_floors.add("cpu-coder")
+    with pytest.raises(SovereignError, match=r"Nothing was stopped\.$") as refused:
+        Switch(with_floor, machine.world, machine.journal).run("coding")
+    assert not isinstance(refused.value, SwitchFailed)
+    assert machine.did() == []
+    machine.serves("agent")
+    machine.world.lacks.clear()
+    machine.world.silent_floors.clear()
+    assert Switch(with_floor, machine.world, machine.journal).run("coding").outcome == "done"
+
+
+def test_a_floor_that_falls_silent_meanwhile_leads_back(machine: Machine) -> None:
+    given = registry()
+    mode = Mode("coding", given.modes["coding"].tenants, ("cpu-coder",))
+    with_floor = Registry(given.tenants, {**given.modes, "coding": mode}, given.reserve_mib)
+
+    def told(step: Step) -> None:
+        if step.phase == "start":
+            machine.world.silent_floors.add("cpu-coder")
+
+    with pytest.raises(SwitchFailed, match="its CPU floor does not answer any more") as failed:
+        Switch(with_floor, machine.world, machine.journal, told).run("coding")
+    assert failed.value.result.outcome == "rolled back"
+    machine.serves("agent")

@@ -150,6 +150,7 @@ def test_the_door_leads_to_engines_only_and_hybrid_to_the_shared_ones() -> None:
         "upstream_port": 8000,
         "model": "nemotron",
         "engine": "vllm",
+        "mode": "agent",
         "planes": ["sovereign", "hybrid"],
         "last": False,
     }

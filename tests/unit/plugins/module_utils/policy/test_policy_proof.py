@@ -238,6 +238,7 @@ AT_THE_DOOR = [
     ("another prefix", _route("gpu-forensic", prefix="/gpu/v1")),
     ("the forensic engine for both planes", _route("gpu-forensic", planes=["sovereign", "hybrid"])),
     ("an engine of T1 alone for both planes", _route("cpu-coder", planes=["sovereign", "hybrid"])),
+    ("another mode", _route("gpu-forensic", mode="agent")),
     ("an engine of T1 for nobody", _route("gpu-forensic", planes=[])),
     ("a cloud backend", [*ROUTES, {**ROUTES[0], "backend": "groq"}]),
     ("one more", [*ROUTES, {**ROUTES[0], "backend": "other"}]),

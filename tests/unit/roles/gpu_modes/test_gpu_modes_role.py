@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: MIT
+"""The role, run by Ansible itself: what vllm brings becomes a registry; a switch in the background is watched."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Registry
+
+CHECKOUT = Path(__file__).resolve().parents[4]
+#: A stand-in for the module gpu_mode: what a switch would say, after a second.
+MODULE = """
+import time
+from ansible.module_utils.basic import AnsibleModule
+module = AnsibleModule(
+    argument_spec={"mode": {}, "on_busy": {}, "drain_timeout": {"type": "int"}, "rollback": {"type": "bool"},
+                   "lock_wait": {"type": "int"}},
+    supports_check_mode=True,
+)
+if module.check_mode:
+    module.exit_json(changed=module.params["mode"] != "same", outcome="planned")
+time.sleep(1)
+if module.params["mode"] == "bad":
+    module.fail_json(msg="tenant b: it ended", outcome="rolled back", changed=True, seconds={"stop": 1.5})
+module.exit_json(changed=module.params["mode"] != "same", outcome="done", given=module.params)
+"""
+IMAGE = "vllm/vllm-openai@sha256:" + "a" * 64
+
+
+def collection(folder: Path) -> Path:
+    """The checkout as a collection in which gpu_mode is a stand-in."""
+    here = folder / "ansible_collections/mushishi/sovereign"
+    (here / "plugins/modules").mkdir(parents=True)
+    for path in CHECKOUT.iterdir():
+        if path.name not in ("plugins", ".git"):
+            (here / path.name).symlink_to(path)
+    for path in (CHECKOUT / "plugins").iterdir():
+        if path.name != "modules":
+            (here / "plugins" / path.name).symlink_to(path)
+    for path in (CHECKOUT / "plugins/modules").iterdir():
+        if path.name != "gpu_mode.py":
+            (here / "plugins/modules" / path.name).symlink_to(path)
+    (here / "plugins/modules/gpu_mode.py").write_text("#!/usr/bin/python\n" + MODULE)
+    return folder
+
+
+class Play:
+    """Runs tasks on this machine; ``told`` is what the last task's ``out`` was."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.collections = collection(folder / "collections")
+        self.said = ""
+
+    def __call__(self, tasks: list[dict[str, Any]], *options: str, **values: Any) -> dict[str, Any] | None:
+        out = self.folder / "out.json"
+        out.unlink(missing_ok=True)
+        show = {
+            "ansible.builtin.copy": {"dest": str(out), "content": "{{ out | to_json }}", "mode": "0644"},
+            "check_mode": False,
+            "vars": {
+                "out": "{{ {'document': __gpu_modes_document | default({}), 'mode': __gpu_modes_mode | default(''), "
+                "'switched': __gpu_modes_switched | default({})} }}"
+            },
+        }
+        policy = yaml.safe_load((CHECKOUT / "inventory/example/group_vars/all/policy.yml").read_text())
+        play = [{"hosts": "here", "gather_facts": False, "vars": {**policy, **values}, "tasks": [*tasks, show]}]
+        (self.folder / "play.json").write_text(json.dumps(play))
+        local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        (self.folder / "hosts.json").write_text(json.dumps({"all": {"hosts": {"here": local}}}))
+        environment = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
+            "ANSIBLE_HOME": str(self.folder / "home"),
+            "ANSIBLE_ASYNC_DIR": str(self.folder / "jobs"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        argv = ["ansible-playbook", "-i", str(self.folder / "hosts.json"), *options, str(self.folder / "play.json")]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+        self.said = done.stdout + done.stderr
+        assert (done.returncode == 0) is out.exists(), self.said
+        found: dict[str, Any] | None = json.loads(out.read_text()) if out.exists() else None
+        return found
+
+
+@pytest.fixture(scope="module")
+def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
+    return Play(tmp_path_factory.mktemp("play"))
+
+
+PREFLIGHTS = [
+    {"ansible.builtin.import_role": {"name": f"mushishi.sovereign.{role}", "tasks_from": "preflight"}}
+    for role in ("vllm", "gpu_modes")
+]
+
+
+def test_what_vllm_brings_becomes_a_registry(play: Play) -> None:
+    found = play(PREFLIGHTS, vllm_mode="off", vllm_image=IMAGE, gpu_modes_card_mib=32607)
+    assert found is not None, play.said
+    registry = Registry.from_document(found["document"])
+    assert set(registry.modes) == {"agent", "forensic", "coding", "off"} and found["mode"] == "off"
+    agent = registry.tenants["vllm-agent"]
+    assert (agent.project, agent.containers) == ("/etc/mushishi/vllm/agent/compose.yml", ("mushishi-vllm-agent",))
+    assert agent.ready == {"kind": "completion", "url": "http://10.88.0.10:8000", "model": "nemotron"}
+    assert agent.busy == ({"kind": "vllm", "url": "http://10.88.0.10:8000/metrics"},)
+    assert {name: each.engine for name, each in registry.tenants.items()} == {
+        "vllm-agent": "agent",
+        "vllm-forensic": "forensic",
+        "vllm-coding": "coding",
+    }
+    assert registry.modes["coding"].cpu_floors == ("cpu-coder",)
+    assert [each.vram_mib for each in registry.tenants.values()] == [26737, 30976, 29346], "the share that must be free"
+
+
+def test_without_an_image_there_is_no_mode(play: Play) -> None:
+    found = play(PREFLIGHTS, vllm_mode="off")
+    assert found is not None and found["document"]["tenants"] == {} and found["mode"] == "off", play.said
+    assert play(PREFLIGHTS, vllm_mode="off", gpu_modes_active="agent") is None
+    assert "gpu_modes_active is agent. The modes are off, and keep." in " ".join(play.said.split())
+
+
+def test_the_inventory_s_own_word_counts_last(play: Play, tmp_path: Path) -> None:
+    project = tmp_path / "compose.yml"
+    service = {
+        "container_name": "tts",
+        "image": "x",
+        "networks": {"sovereign": {}},
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+    }
+    network = {"sovereign": {"external": True}}
+    project.write_text(json.dumps({"services": {"tts": service}, "networks": network}))
+    tts = {
+        "project": str(project),
+        "containers": ["tts"],
+        "vram_mib": 4000,
+        "ready": {"kind": "answer", "url": "http://10.88.0.30:9002/", "key": "ok"},
+    }
+    given: dict[str, Any] = {
+        "vllm_mode": "off",
+        "vllm_image": IMAGE,
+        "vllm_mode_overrides": {"agent": {"vram_mib": 25000, "drain_seconds": 7}},
+        "gpu_modes_card_mib": 32607,
+        "gpu_tenants": {"tts": tts},
+        "gpu_modes": {"agent": {"tenants": ["vllm-agent", "tts"]}, "forensic": None},
+        "gpu_modes_active": "agent",
+    }
+    found = play(PREFLIGHTS, **given)
+    assert found is not None, play.said
+    registry = Registry.from_document(found["document"])
+    assert [each.name for each in registry.modes["agent"].tenants] == ["vllm-agent", "tts"]
+    assert set(registry.modes) == {"agent", "coding", "off"} and found["mode"] == "agent"
+    assert (registry.tenants["vllm-agent"].vram_mib, registry.tenants["vllm-agent"].drain_seconds) == (25000, 7)
+    # Too much for the card: refused with the sum, before anything was touched.
+    assert play(PREFLIGHTS, **{**given, "vllm_mode_overrides": {"agent": {"vram_mib": 29000}}}) is None
+    assert "vllm-agent 29000 + tts 4000 + reserve 1024 = 34024 MiB, and the card has 32607 MiB" in play.said
+    # A way around the plane.
+    project.write_text(json.dumps({"services": {"tts": {**service, "privileged": True}}, "networks": network}))
+    assert play(PREFLIGHTS, **given) is None
+    assert "tenant tts: service tts is privileged" in play.said
+
+
+def test_what_was_switched_to_last_can_be_kept(play: Play, tmp_path: Path) -> None:
+    good = tmp_path / "good.json"
+    settings = {"vllm_image": IMAGE, "vllm_mode": "off", "gpu_modes_active": "keep", "__gpu_modes_good": str(good)}
+    extra = [word for key, value in settings.items() for word in ("--extra-vars", f"{key}={value}")]
+    for text, mode in (('{"mode": "coding", "since": 1.0}', "coding"), ('{"mode": "gone"}', "off"), (None, "off")):
+        if text is None:
+            good.unlink()
+        else:
+            good.write_text(text)
+        found = play(PREFLIGHTS, *extra)
+        assert found is not None and found["mode"] == mode, play.said
+
+
+SWITCH = [{"ansible.builtin.import_role": {"name": "mushishi.sovereign.gpu_modes", "tasks_from": "switch"}}]
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> list[str]:
+    (tmp_path / "registry.json").touch()
+    return ["--extra-vars", f"__gpu_modes_registry={tmp_path / 'registry.json'}"]
+
+
+def test_a_switch_is_watched_and_its_end_told(play: Play, there: list[str]) -> None:
+    given = {"gpu_modes_python": sys.executable, "gpu_modes_on_busy": "wait", "gpu_modes_drain_timeout": 7}
+    found = play(SWITCH, *there, gpu_modes_active="other", **given)
+    assert found is not None, play.said
+    assert (found["switched"]["outcome"], found["switched"]["changed"]) == ("done", True)
+    options = {"mode": "other", "on_busy": "wait", "drain_timeout": 7, "rollback": True, "lock_wait": 60}
+    assert found["switched"]["given"] == options
+    assert "s, ended)" in play.said and not list((play.folder / "jobs").glob("*")), "the job is forgotten"
+    found = play(SWITCH, *there, gpu_modes_active="same", gpu_modes_python=sys.executable)
+    assert found is not None and found["switched"]["changed"] is False
+    assert found["switched"]["given"]["drain_timeout"] is None
+
+
+def test_a_switch_that_failed_says_all_it_knows(play: Play, there: list[str]) -> None:
+    assert play(SWITCH, *there, gpu_modes_active="bad", gpu_modes_python=sys.executable) is None
+    assert "tenant b: it ended" in play.said and '"outcome": "rolled back"' in play.said and '"stop": 1.5' in play.said
+
+
+def test_a_dry_run_is_the_plan(play: Play, there: list[str]) -> None:
+    found = play(SWITCH, "--check", *there, gpu_modes_active="other", gpu_modes_python=sys.executable)
+    assert found is not None and "changed: [here]" in play.said
+
+
+@pytest.mark.parametrize("missing", ["the Python", "the registry"])
+def test_what_is_missing_is_named(play: Play, there: list[str], missing: str, tmp_path: Path) -> None:
+    python = "/nonexistent/python" if missing == "the Python" else sys.executable
+    if missing == "the registry":
+        (tmp_path / "registry.json").unlink()
+    assert play(SWITCH, *there, gpu_modes_active="other", gpu_modes_python=python) is None
+    assert "is not there. Run site.yml with the tags sovereignctl and gpu_modes." in " ".join(play.said.split())
