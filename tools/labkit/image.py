@@ -82,7 +82,7 @@ def build(run: Run, host: Host, docker: dict[str, str]) -> str:
 
 
 def compile_nvml(run: Run, target: Path) -> None:
-    """Make the stand-in of the driver's library, with the host's compiler: its C library is no newer than the image's."""
+    """Make the stand-in of the driver's library, with the compiler of the host: its C library is no newer."""
     run.command(["cc", *NVML_FLAGS, "-o", target, NVML], why="Compiling the stand-in of the GPU driver's library")
 
 
