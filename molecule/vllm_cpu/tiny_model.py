@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Write a model folder without weights, for ``vllm --load-format dummy``: shapes, a tokenizer of bytes, a chat template.
+"""Write a model folder without weights, for ``vllm --load-format dummy``: shapes, a tokenizer of bytes, a template.
 
 Standard library only, the same bytes on every machine. vLLM fills the weights with random numbers of a fixed seed, so
 what such a model says means nothing and is the same every time.
