@@ -23,7 +23,6 @@ from . import flags
 ADDRESS = "127.0.0.1"
 #: Beyond the role's own words, and why.
 ADDED: Mapping[str, str] = {
-    "--load-format=dummy": "there are no weights; vLLM fills them with random numbers of a fixed seed",
     "--dtype=float32": "the processor's kernels are exact in it, so that the same question has the same answer",
     "--enforce-eager": "compiling takes minutes and a compiler, and a model of this size gains nothing",
 }
@@ -94,11 +93,8 @@ def ask(port: int, path: str, body: Mapping[str, Any] | None = None, timeout: fl
 def question(model: str, tokens: int, **more: Any) -> dict[str, Any]:
     """A chat request that is answered with exactly so many tokens, the same ones each time."""
     message = {"role": "user", "content": "Say something."}
-    return {
-        **{"model": model, "messages": [message], "max_tokens": tokens, "min_tokens": tokens},
-        **{"temperature": 0, "seed": 7},
-        **more,
-    }
+    length = {"max_tokens": tokens, "min_tokens": tokens}
+    return {"model": model, "messages": [message], "temperature": 0, "seed": 7, **length, **more}
 
 
 @dataclass

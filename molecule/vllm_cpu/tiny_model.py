@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Write a model folder without weights, for ``vllm --load-format dummy``: shapes, a tokenizer of bytes, a template.
+"""Write a tiny model with random weights for a real vLLM: shapes, weights, a tokenizer of bytes, a chat template.
 
-Standard library only, the same bytes on every machine. vLLM fills the weights with random numbers of a fixed seed, so
-what such a model says means nothing and is the same every time.
+Standard library only, the same bytes on every machine (Mersenne Twister, sums of its numbers, 32-bit floats). What such
+a model says means nothing; it depends on every token that it was given, and it is the same every time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
+import struct
 import sys
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +114,92 @@ def tokenizer() -> dict[str, Any]:
     }
 
 
+def _dense(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    hidden, between, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    queries, keys = head * config["num_attention_heads"], head * config["num_key_value_heads"]
+    yield "model.embed_tokens.weight", (VOCABULARY, hidden), "wide"
+    for number in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{number}"
+        for name, rows in (("q", queries), ("k", keys), ("v", keys)):
+            yield f"{layer}.self_attn.{name}_proj.weight", (rows, hidden), "matrix"
+        yield f"{layer}.self_attn.o_proj.weight", (hidden, queries), "matrix"
+        for name in ("gate", "up"):
+            yield f"{layer}.mlp.{name}_proj.weight", (between, hidden), "matrix"
+        yield f"{layer}.mlp.down_proj.weight", (hidden, between), "matrix"
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            yield f"{layer}.{name}.weight", (hidden,), "ones"
+    yield "model.norm.weight", (hidden,), "ones"
+    yield "lm_head.weight", (VOCABULARY, hidden), "wide"
+
+
+def _hybrid(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    hidden, between, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    queries, keys = head * config["num_attention_heads"], head * config["num_key_value_heads"]
+    heads = config["mamba_num_heads"]
+    inner = heads * config["mamba_head_dim"]
+    convolved = inner + 2 * config["n_groups"] * config["ssm_state_size"]
+    yield "backbone.embeddings.weight", (VOCABULARY, hidden), "wide"
+    for number, what in enumerate(config["hybrid_override_pattern"]):
+        layer = f"backbone.layers.{number}"
+        yield f"{layer}.norm.weight", (hidden,), "ones"
+        if what == "M":
+            yield f"{layer}.mixer.in_proj.weight", (inner + convolved + heads, hidden), "matrix"
+            yield f"{layer}.mixer.conv1d.weight", (convolved, 1, config["conv_kernel"]), "wide"
+            yield f"{layer}.mixer.conv1d.bias", (convolved,), "matrix"
+            for name in ("A_log", "D", "dt_bias"):
+                yield f"{layer}.mixer.{name}", (heads,), "ones"
+            yield f"{layer}.mixer.norm.weight", (inner,), "ones"
+            yield f"{layer}.mixer.out_proj.weight", (hidden, inner), "matrix"
+        elif what == "*":
+            for name, rows in (("q", queries), ("k", keys), ("v", keys)):
+                yield f"{layer}.mixer.{name}_proj.weight", (rows, hidden), "matrix"
+            yield f"{layer}.mixer.o_proj.weight", (hidden, queries), "matrix"
+        else:
+            yield f"{layer}.mixer.up_proj.weight", (between, hidden), "matrix"
+            yield f"{layer}.mixer.down_proj.weight", (hidden, between), "matrix"
+    yield "backbone.norm_f.weight", (hidden,), "ones"
+    yield "lm_head.weight", (VOCABULARY, hidden), "wide"
+
+
+#: Kind of model → (name, shape, how it is filled) of every tensor, as its checkpoints name them.
+TENSORS = {"dense": _dense, "hybrid": _hybrid}
+#: How far numbers spread.
+SPREAD = {"matrix": 0.15, "wide": 0.5}
+
+
+def weights(kind: str) -> bytes:
+    """model.safetensors: the length of a header, the header (name → type, shape, place), the numbers."""
+    chance = random.Random(7)  # noqa: S311 - the same every time is what is wanted
+    header, data = {}, bytearray()
+    for name, shape, how in TENSORS[kind](CONFIGS[kind]):
+        count = 1
+        for size in shape:
+            count *= size
+        spread = SPREAD.get(how, 0.0)
+        # A sum of two even numbers: no logarithm or root, which differ between machines.
+        numbers = (
+            [1.0] * count
+            if how == "ones"
+            else [spread * (chance.random() + chance.random() - 1.0) for _ in range(count)]
+        )
+        if name == "lm_head.weight":
+            # Zero is never the largest: no end of the text by itself, nothing that has no letter.
+            width = shape[1]
+            for row in (*range(len(SPECIAL)), *range(len(SPECIAL) + 256, VOCABULARY)):
+                numbers[row * width : (row + 1) * width] = [0.0] * width
+        values = array("f", numbers)
+        if sys.byteorder == "big":
+            values.byteswap()
+        begin = len(data)
+        data += values.tobytes()
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, len(data)]}
+    text = json.dumps(header, sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + bytes(data)
+
+
 def files(kind: str) -> dict[str, str]:
-    """Name → text of every file of the folder."""
+    """Name → text of every file of the folder but the weights."""
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "unk_token": SPECIAL[0],
@@ -136,10 +223,11 @@ def write(folder: Path, kind: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files(kind).items():
         (folder / name).write_text(text, encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(weights(kind))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = argparse.ArgumentParser(description="Write a model folder without weights, for --load-format dummy.")
+    words = argparse.ArgumentParser(description="Write a tiny model with random weights.")
     words.add_argument("folder", type=Path)
     words.add_argument("--kind", choices=sorted(CONFIGS), default="dense")
     given = words.parse_args(arguments)

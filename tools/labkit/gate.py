@@ -64,9 +64,7 @@ def real_engine(run: Run, arguments: Sequence[str]) -> tuple[int, int]:
     return count(report)
 
 
-def lab(
-    run: Run, arguments: Sequence[str], nightly: bool, seed: int | None, real: bool = False
-) -> tuple[int, int]:
+def lab(run: Run, arguments: Sequence[str], nightly: bool, seed: int | None, real: bool = False) -> tuple[int, int]:
     """The lab scenario on a machine built for it: dry run, converge, converge again, verify; killed converges.
 
     ``real``: also with a real vLLM as a tenant of the card.

@@ -52,7 +52,9 @@ def links() -> list[str]:
 def refuse_machine(machine: str, flags: str) -> None:
     """Raise :class:`Failed` on a machine that the build does not run on."""
     if machine != "x86_64" or not re.search(r"\bavx2\b", flags):
-        raise Failed(f"This machine is {machine}; the build of vLLM for processors that is locked needs x86_64 with AVX2.")
+        raise Failed(
+            f"This machine is {machine}; the build of vLLM for processors that is locked needs x86_64 with AVX2."
+        )
 
 
 def refuse_memory(meminfo: str) -> None:
@@ -188,9 +190,7 @@ def linked(run: Run, files: Sequence[Path], apart: Path) -> list[Path]:
 
 def python_files() -> tuple[Path, list[Path]]:
     """The interpreter behind the environment, and its standard library without its tests."""
-    settings = dict(
-        line.split(" = ", 1) for line in (TARGET / "pyvenv.cfg").read_text().splitlines() if " = " in line
-    )
+    settings = dict(line.split(" = ", 1) for line in (TARGET / "pyvenv.cfg").read_text().splitlines() if " = " in line)
     program = Path(settings["home"]) / f"python{PYTHON_VERSION}"
     library = program.resolve().parents[1] / "lib" / f"python{PYTHON_VERSION}"
     if not (library / "os.py").is_file():
@@ -269,7 +269,9 @@ VERBS = {"flags": (flags, 2), "image": (image_alone, 2), "lock": (lock, 1)}
 
 def main() -> int:
     words = argparse.ArgumentParser(prog="tools/vllm-cpu", description="A real vLLM on the processor.")
-    words.add_argument("verb", choices=VERBS, help="flags: write the list of what vLLM knows · image: for the lab · lock")
+    words.add_argument(
+        "verb", choices=VERBS, help="flags: write the list of what vLLM knows · image: for the lab · lock"
+    )
     verb = words.parse_args().verb
     guard = (STATE / "lock").open("w")
     try:
