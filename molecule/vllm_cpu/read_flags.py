@@ -65,7 +65,8 @@ def on_the_way_out() -> set[str]:
 def know() -> dict[str, Any]:
     """Flags with their values, whether they are on their way out, and the variables of ``vllm.envs``."""
     made = parser()
-    old, going_too = getattr(made, "_deprecated", set()), on_the_way_out()
+    old: set[argparse.Action] = getattr(made, "_deprecated", set())
+    going_too = on_the_way_out()
     flags = {}
     for action in made._actions:
         going = action in old or bool(getattr(action, "deprecated", False))

@@ -104,7 +104,7 @@ def lab(run: Run, arguments: Sequence[str], nightly: bool, seed: int | None, rea
 
 
 def chosen_parts(given: argparse.Namespace) -> dict[str, bool]:
-    """Which parts run: those that were named; when none was, all but the real vLLM, which is never asked for unasked."""
+    """Which parts run: those that were named; when none was, all but the real vLLM, which has to be asked for."""
     named = {"static": given.static, "unit": given.unit, "vllm": given.vllm, "lab": given.lab}
     return named if any(named.values()) else {name: name != "vllm" for name in named}
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A real vLLM on the processor (molecule/vllm_cpu): its environment, its tests, its image for the lab.
 
-Beside the gate, because it needs two gigabytes and a build of PyTorch that PyPI does not have. Its parts are locked with
-hashes all the same.
+Beside the gate, because it needs two gigabytes and a build of PyTorch that PyPI does not have. Its parts are locked
+with hashes all the same.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -73,8 +74,8 @@ def environment(run: Run) -> None:
         run.note(f"installing {LOCK.relative_to(ROOT)} into {TARGET.relative_to(ROOT)} (2.1 GB)")
         shutil.rmtree(TARGET, ignore_errors=True)
         run.command([environments.UV, "venv", "--python", PYTHON_VERSION, TARGET], why="Making the environment of vLLM")
-        argv = [environments.UV, "pip", "sync", "--python", PYTHON, "--require-hashes", *links(), LOCK]
-        if run.command(argv, why="", check=False) != 0:
+        argv: list[str | Path] = [environments.UV, "pip", "sync", "--python", PYTHON, "--require-hashes", LOCK]
+        if run.command([*argv, *links()], why="", check=False) != 0:
             raise Failed(
                 f"{LOCK.relative_to(ROOT)} could not be installed; the log says why. PyTorch's build for processors is"
                 " not on PyPI: name the index or the folder that has it in UV_INDEX or UV_FIND_LINKS."
@@ -153,8 +154,7 @@ def flags(run: Run) -> None:
             argv = ["env", f"PYTHONPATH={path}", str(PYTHON), str(HERE / "read_flags.py"), "know"]
             told.append(json.loads(run.output(argv, why="Asking vLLM's parser")))
         sys.path.insert(0, str(HERE.parent))
-        from vllm_cpu import flags as listed
-
+        listed = importlib.import_module("vllm_cpu.flags")
         listed.LIST.write_text(listed.written(listed.made_of(*told)), encoding="utf-8")
         run.note(f"{listed.LIST.relative_to(ROOT)}: {len(listed.stored().known)} lines")
 
@@ -164,7 +164,7 @@ def lock(run: Run) -> None:
     with run.phase("Lock vLLM for the processor"):
         run.command(
             [
-                *(environments.UV, "pip", "compile", "--quiet", "--python-version", PYTHON_VERSION, *links()),
+                *(str(environments.UV), "pip", "compile", "--quiet", "--python-version", PYTHON_VERSION, *links()),
                 *("--python-platform", "x86_64-manylinux_2_28", "--generate-hashes", "--no-emit-index-url"),
                 *("--override", OVERRIDES.name, "--custom-compile-command", "tools/vllm-cpu lock"),
                 *("requirements.in", "--output-file", LOCK.name),
@@ -176,7 +176,7 @@ def lock(run: Run) -> None:
 
 # ---- the image for the lab
 def linked(run: Run, files: Sequence[Path], apart: Path) -> list[Path]:
-    """Libraries of the machine that programs and libraries are linked to, those below a folder apart; links followed."""
+    """Libraries of the machine that these files are linked to, those below a folder apart; links followed."""
     found: set[Path] = set()
     # So many at a time that the command line stays short.
     for begin in range(0, len(files), 200):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import time
@@ -107,7 +108,7 @@ def test_a_prompt_beyond_the_stated_length_is_refused(agent: server.Server) -> N
 def test_no_more_than_the_stated_number_runs_at_once(agent: server.Server) -> None:
     """--max-num-seqs=2: of five, two run and three wait, and all five are answered in full."""
     with asked(agent.port, 5, LONG) as answers:
-        seen = []
+        seen: list[dict[str, float]] = []
         while not seen or not all(answer.done() for answer in answers):
             seen.append(counts(agent.port))
             time.sleep(0.05)
@@ -174,5 +175,5 @@ def _ask_in_vain(port: int, body: Any) -> None:
     """The engine ends meanwhile: no answer, or one that was cut."""
     try:
         server.ask(port, "/v1/chat/completions", body)
-    except (OSError, server.http.client.HTTPException):
+    except (OSError, http.client.HTTPException):
         return

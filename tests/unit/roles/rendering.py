@@ -4,8 +4,9 @@
 Ansible refuses an undefined variable wherever it is used, so a rendering that succeeds has used none. ``ROWS`` says how
 the roles use each template; a template without a row is an error (``test_templates.py``), so that none is forgotten.
 
-As a program it renders everything, or the roles that are named, and prints one JSON document. It is a process of its own because Ansible finds the
-filters of a collection through an import hook, which would change what the other tests import.
+As a program it renders everything, or the roles that are named, and prints one JSON document. It is a process of its
+own because Ansible finds the filters of a collection through an import hook, which would change what the other tests
+import.
 """
 
 from __future__ import annotations
