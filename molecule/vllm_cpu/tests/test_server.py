@@ -22,7 +22,7 @@ RunMode = Callable[[str], Any]
 #: Seconds that the role gives to a container that is told to stop, from the project it renders.
 GRACE = 60
 #: Tokens of an answer that takes long enough to be looked at while it is written.
-LONG = 3000
+LONG = 800
 
 
 def tenant(port: int, model: str) -> Tenant:
