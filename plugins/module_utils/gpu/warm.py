@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Private to this collection: may change in any release.
-"""Sleep instead of stop between engines of vLLM: an option, off by default (docs/decisions/024).
+"""Sleep instead of stop between engines of vLLM: an option, off by default (docs/decisions/026).
 
 A sleeping engine gives most of its memory back and is there again in seconds. It may also say that it sleeps and free
 nothing, come back with another tongue, or hang behind a green ``/health``. So nothing is believed that the driver and
@@ -93,7 +93,7 @@ def text_of(proofs: Mapping[str, Proof]) -> str:
 
 
 def from_text(text: str) -> dict[str, Proof]:
-    """The same back; nothing from a file of another version or shape: then nobody may sleep, and a proof is made anew."""
+    """The same back; nothing from a file of another version or shape: then nobody may sleep until proven anew."""
     try:
         raw = json.loads(text)
         entries = raw["proofs"] if raw["version"] == VERSION else {}

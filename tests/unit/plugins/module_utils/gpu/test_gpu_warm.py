@@ -16,7 +16,7 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import warm
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.journal import Journal, Places
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Result, Switch, SwitchFailed
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Memory, Process, Registry, Tenant
-from gpu_world import CARD, SIZES, Killed, Played, registry
+from gpu_world import CARD, SIZES, Killed, Played, raw_registry, registry
 
 ENGINES = ("vllm-agent", "vllm-forensic", "vllm-coding")
 LEFT = 1500
@@ -158,8 +158,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_an_engine_that_sleeps_badly_is_not(fault: str) -> None:
     """Each says why, and the engine serves again afterwards, made anew."""
-    world = drowsy("vllm-agent", faults={("vllm-agent", fault): 10_000 if fault not in ("dies waking",) else 1})
-    world.faults = dict(world.faults)
+    world = drowsy("vllm-agent", faults={("vllm-agent", fault): 1 if fault == "dies waking" else 10_000})
     # What a new engine does is right again.
     real_start = world.start
 
@@ -203,8 +202,7 @@ def test_memory_that_nobody_sees_proves_nothing() -> None:
 
 
 def test_one_that_cannot_be_made_anew_is_an_error() -> None:
-    world = drowsy("vllm-agent", faults={("vllm-agent", "cannot wake"): 1}, hang={"vllm-agent"})
-    world.hang.clear()
+    world = drowsy("vllm-agent", faults={("vllm-agent", "cannot wake"): 1})
 
     def start(tenant: Tenant) -> None:
         Drowsy.start(world, tenant)
@@ -284,7 +282,7 @@ def test_every_pair_and_back(tmp_path: Path, first: str, second: str) -> None:
         machine.serves(mode)
         machine.run(mode)
         assert machine.world.foreign_touched == []
-    assert not (machine.world.sleepers and "off" == second)
+    assert not (machine.world.sleepers and second == "off")
 
 
 def test_off_is_off(machine: Machine) -> None:
@@ -308,20 +306,13 @@ def test_no_room_beside_a_sleeper(tmp_path: Path) -> None:
 
 def test_a_sleeper_gives_way_to_a_mode_that_needs_it(tmp_path: Path) -> None:
     """It fitted beside the mode before, and does not beside the next one."""
-    big = registry(modes={**_modes(), "loud": {"tenants": ["vllm-forensic", "tts"], "cpu_floors": []}})
+    big = registry(modes={**raw_registry()["modes"], "loud": {"tenants": ["vllm-forensic", "tts"], "cpu_floors": []}})
     machine = Machine(tmp_path, "agent", registry=big)
     machine.run("coding")
     assert machine.world.sleepers == {"vllm-agent"}
     machine.run("loud")
     machine.serves("loud")
     assert "vllm-agent" not in machine.world.up, "31000 + 1500 + 600 are more than the card has"
-
-
-def _modes() -> dict[str, Any]:
-    from gpu_world import raw_registry
-
-    modes: dict[str, Any] = raw_registry()["modes"]
-    return modes
 
 
 def test_without_a_proof_nobody_sleeps(machine: Machine) -> None:
