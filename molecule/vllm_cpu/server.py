@@ -165,6 +165,15 @@ def members(session: int) -> list[int]:
     return found
 
 
+def resident_mib(pid: int) -> int:
+    """Memory that a process holds; 0 for one that has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") // (1 << 20)
+
+
 @contextmanager
 def serving(
     python: Path, words: Sequence[str], variables: Mapping[str, str], folder: Path, seconds: float = 300

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "molecule"))
 
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Process, Tenant
 from vllm_cpu import flags, server, tiny_model
 
 #: Python with vLLM's build for processors, and the Python files of the release that roles/vllm names.
@@ -30,6 +31,8 @@ MODES = ("agent", "forensic", "coding")
 #: The models of the modes: two with the kinds of layers that Nemotron has, a dense one for the coder.
 KINDS = {"agent": "hybrid", "forensic": "hybrid", "coding": "dense"}
 BUILDS = ("pinned", "cpu")
+#: A start takes 25 s on an idle machine, and ten times that beside others.
+START_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,14 @@ def parse() -> Callable[[str, Mapping[str, list[str]]], Mapping[str, Any]]:
 @pytest.fixture(scope="session")
 def run_mode(
     services: Mapping[tuple[str, str], Service], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Any]:
+) -> Callable[..., Any]:
     """A context in which the engine of a mode runs, as the example's inventory would have it."""
 
-    def run(mode: str) -> Any:
+    def run(mode: str, variables: Mapping[str, str] | None = None, port: int = 0) -> Any:
         service, folder = services["example", mode], tmp_path_factory.mktemp(mode)
         tiny_model.write(folder / "model", KINDS[mode])
-        words = server.command(service.words, folder / "model", server.free_port(), flags.stored())
-        return server.serving(PYTHON, words, service.variables, folder)
+        words = server.command(service.words, folder / "model", port or server.free_port(), flags.stored())
+        return server.serving(PYTHON, words, {**service.variables, **(variables or {})}, folder, START_SECONDS)
 
     return run
 
@@ -118,3 +121,16 @@ def agent(run_mode: Callable[[str], Any]) -> Iterator[server.Server]:
     """The engine of mode agent."""
     with run_mode("agent") as running:
         yield running
+
+
+def tenant(port: int, model: str) -> Tenant:
+    """The engine as the registry of the card's tenants would have it."""
+    base = f"http://{server.ADDRESS}:{port}"
+    ready = {"kind": "completion", "url": base, "model": model}
+    busy = ({"kind": "vllm", "url": f"{base}/metrics"},)
+    return Tenant("vllm-agent", "/etc/mushishi/vllm/agent/compose.yml", ("mushishi-vllm-agent",), 1, ready, busy)
+
+
+def on_the_card(each: Tenant) -> Sequence[Process]:
+    """It holds something of a card, so that what it does not say counts as work."""
+    return [Process(1, 1, "VLLM::EngineCore", "root", each.name)]
