@@ -22,6 +22,9 @@ PARALLEL = 2
 SHOWN_LINES = 60
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+#: Modules of molecule/vllm_cpu.
+VLLM_CPU = ("__init__", "flags", "read_flags", "server", "tiny_model")
+
 #: What a check's end means: nothing when it passed, otherwise what to show. Gets the exit status and the output.
 Judge = Callable[[int, str], str]
 
@@ -79,6 +82,8 @@ def typed(tools: Path, tree: source.Copy) -> list[Check]:
         "tailscale": (tree.path / "roles/tailscale/files", ["."]),
         "labkit": (tree.path / "tools", ["-p", "labkit"]),
         "standins": (tree.path / "molecule", ["-p", "standins"]),
+        # Its tests lie below it, and import what only pytest finds.
+        "vllm_cpu": (tree.path / "molecule", [f"vllm_cpu/{name}.py" for name in VLLM_CPU]),
         "benchkit": (tree.path / "benchmarks", ["-p", "benchkit"]),
     }
     config = ("--config-file", str(tree.path / "mypy.ini"))

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import checks, collections, engine, environments, host, scenario
+from . import checks, collections, engine, environments, host, scenario, vllm_cpu
 from .__main__ import prepare
 from .paths import COLLECTIONS, ROOT, STATE, VENV
 from .say import Failed, Run
@@ -57,10 +57,24 @@ def unit(run: Run, arguments: Sequence[str], nightly: bool) -> tuple[int, int]:
     return count(RESULTS / "unit.xml")
 
 
-def lab(run: Run, arguments: Sequence[str], nightly: bool, seed: int | None) -> tuple[int, int]:
-    """The lab scenario on a machine built for it: dry run, converge, converge again, verify; killed converges."""
+def real_engine(run: Run, arguments: Sequence[str]) -> tuple[int, int]:
+    """A real vLLM on the processor: the role's command lines before its parsers, a server for each mode."""
+    report = RESULTS / "vllm.xml"
+    vllm_cpu.test(run, report, arguments)
+    return count(report)
+
+
+def lab(run: Run, arguments: Sequence[str], nightly: bool, seed: int | None, real: bool = False) -> tuple[int, int]:
+    """The lab scenario on a machine built for it: dry run, converge, converge again, verify; killed converges.
+
+    ``real``: also with a real vLLM as a tenant of the card.
+    """
     docker, tag = prepare(run, host.read_host())
     env = scenario.environment(docker, tag)
+    if real:
+        with run.phase("An image of a real vLLM"):
+            vllm_cpu.image(run, {"DOCKER_HOST": docker})
+        env["MUSHISHI_REAL_VLLM"] = "1"
     env["PYTEST_ADDOPTS"] = " ".join(
         ["-p no:cacheprovider", f"--junitxml={RESULTS / 'lab.xml'}", "--durations=15", *arguments]
     )
@@ -90,9 +104,9 @@ def lab(run: Run, arguments: Sequence[str], nightly: bool, seed: int | None) -> 
 
 
 def chosen_parts(given: argparse.Namespace) -> dict[str, bool]:
-    """Which parts run: all of them, or those that were named."""
-    named = {"static": given.static, "unit": given.unit, "lab": given.lab}
-    return named if any(named.values()) else dict.fromkeys(named, True)
+    """Which parts run: those that were named; when none was, all but the real vLLM, which has to be asked for."""
+    named = {"static": given.static, "unit": given.unit, "vllm": given.vllm, "lab": given.lab}
+    return named if any(named.values()) else {name: name != "vllm" for name in named}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,6 +115,9 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--static", action="store_true", help="the checks that only read the source, alone")
     words.add_argument("--unit", action="store_true", help="the unit tests alone")
     words.add_argument("--lab", action="store_true", help="the lab scenario alone")
+    words.add_argument(
+        "--vllm", action="store_true", help="a real vLLM on the processor alone (2.1 GB); with --lab: there as well"
+    )
     words.add_argument("--nightly", action="store_true", help="also what is too long for a gate")
     words.add_argument("--seed", type=int, help="of the kills of --nightly; without it one is chosen and printed")
     words.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
@@ -120,8 +137,9 @@ def main() -> int:
     for old in RESULTS.glob("*.xml"):
         old.unlink()
     parts = chosen_parts(given)
-    lab_phases = PREPARE_PHASES + SCENARIO_PHASES + given.nightly + (not given.keep)
-    run = Run("test", parts["static"] * STATIC_PHASES + parts["unit"] * UNIT_PHASES + parts["lab"] * lab_phases)
+    lab_phases = PREPARE_PHASES + SCENARIO_PHASES + given.nightly + given.vllm + (not given.keep)
+    phases = {"static": STATIC_PHASES, "unit": UNIT_PHASES, "vllm": vllm_cpu.TEST_PHASES, "lab": lab_phases}
+    run = Run("test", sum(phases[name] for name, wanted in parts.items() if wanted))
     totals: list[tuple[int, int]] = []
     left_out: list[str] = []
     try:
@@ -137,8 +155,10 @@ def main() -> int:
                 totals[-1] = checks.run_all(run)
             elif name == "unit":
                 totals[-1] = unit(run, given.arguments, given.nightly)
+            elif name == "vllm":
+                totals[-1] = real_engine(run, given.arguments)
             else:
-                totals[-1] = lab(run, given.arguments, given.nightly, given.seed)
+                totals[-1] = lab(run, given.arguments, given.nightly, given.seed, given.vllm)
     except Failed as error:
         print(f"\n{error}\n\nThe log is {run.log_path}; its last lines:\n{run.tail()}", file=sys.stderr)
     finally:

@@ -4,15 +4,17 @@
 Ansible refuses an undefined variable wherever it is used, so a rendering that succeeds has used none. ``ROWS`` says how
 the roles use each template; a template without a row is an error (``test_templates.py``), so that none is forgotten.
 
-As a program it renders everything and prints one JSON document. It is a process of its own because Ansible finds the
-filters of a collection through an import hook, which would change what the other tests import.
+As a program it renders everything, or the roles that are named, and prints one JSON document. It is a process of its
+own because Ansible finds the filters of a collection through an import hook, which would change what the other tests
+import.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +149,7 @@ EDGES: dict[str, dict[str, Values]] = {
             "vllm_command_prefix": ["serve"],
             "vllm_mode": False,
         },
-        "an override": {"vllm_mode_overrides": {"agent": {"max_num_seqs": 3, "extra_args": ["--seed=$1"]}}},
+        "an override": {"vllm_mode_overrides": {"agent": {"max_num_seqs": 3, "extra_args": ["--root-path=/$1"]}}},
     },
     "verify": {},
 }
@@ -308,10 +310,12 @@ def render(row: Row, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield str(evaluate(row.path, now)), str(evaluate(text, now | {"__source": str(source)}))
 
 
-def render_all() -> Rendered:
-    """Every row under every setting of its role."""
+def render_all(roles: Collection[str] = ()) -> Rendered:
+    """Every row under every setting of its role; of some roles alone, when they are named."""
     done: Rendered = {}
     for row in ROWS:
+        if roles and row.role not in roles:
+            continue
         for name, given in settings(row.role).items():
             try:
                 done[row.role, row.template, name] = list(render(row, given))
@@ -322,4 +326,4 @@ def render_all() -> Rendered:
 
 if __name__ == "__main__":
     init_plugin_loader(os.environ["ANSIBLE_COLLECTIONS_PATH"].split(":"))
-    print(json.dumps([[*key, result] for key, result in render_all().items()]))  # noqa: T201 - its result
+    print(json.dumps([[*key, result] for key, result in render_all(sys.argv[1:]).items()]))  # noqa: T201 - its result
