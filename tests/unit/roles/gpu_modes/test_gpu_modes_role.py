@@ -116,7 +116,7 @@ def test_what_vllm_brings_becomes_a_registry(play: Play) -> None:
         "vllm-coding": "coding",
     }
     assert registry.modes["coding"].cpu_floors == ("cpu-coder",)
-    assert [each.vram_mib for each in registry.tenants.values()] == [26737, 30976, 29346], "the share that must be free"
+    assert [each.vram_mib for each in registry.tenants.values()] == [26085, 30976, 29346], "the share that must be free"
 
 
 def test_without_an_image_there_is_no_mode(play: Play) -> None:
