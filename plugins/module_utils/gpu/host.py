@@ -137,7 +137,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the role asks for. ``driver``: auto, ubuntu, none; ``watts``: 0 leaves the limit; ``display``: igpu or any."""
+    """What is asked for. ``driver``: auto, ubuntu or none; ``watts``: 0 leaves the limit; ``display``: igpu or any."""
 
     driver: str
     branch: str
@@ -400,7 +400,8 @@ def _driver(seen: Seen, wanted: Wanted, verdict: Verdict) -> None:
         where = seen.policy[strange[0]].origins
         verdict.refused.append(
             f"driver: {', '.join(strange)} would not come from Ubuntu's archive but from "
-            f"{', '.join(where) or 'nowhere'}. Take that source away, or set host_gpu_driver to auto after installing its driver yourself."
+            f"{', '.join(where) or 'nowhere'}. Take that source away, or install its driver yourself: with host_gpu_driver "
+            "auto it is kept."
         )
         return
     verdict.install = missing
@@ -423,8 +424,8 @@ def _module(seen: Seen, verdict: Verdict) -> None:
     if seen.secure_boot and module and not seen.loaded and not module.signer.startswith(_CANONICAL):
         verdict.refused.append(
             f"Secure Boot is on, and the module nvidia {module.version} is signed by {module.signer or 'nobody'}, not "
-            "by Canonical. The kernel refuses it until its key is enrolled at the machine's own screen (mokutil). Remove "
-            "the module that was built here and let the role install the signed one, or enrol the key."
+            "by Canonical. The kernel refuses it until its key is enrolled at the machine's own screen (mokutil). "
+            "Remove the module that was built here and let the role install the signed one, or enrol the key."
         )
     if module and seen.loaded and module.version != seen.loaded:
         verdict.restart = f"the driver {seen.loaded} runs and {module.version} is installed"
@@ -505,9 +506,7 @@ def judge(seen: Seen, wanted: Wanted) -> Verdict:
         present = seen.packages.get("nvidia-container-toolkit-base", "")
         verdict.toolkit = numbers(present) < OLDEST_TOOLKIT or numbers(present) < numbers(wanted.toolkit)
     if seen.secure_boot and not verdict.refused and wanted.driver != "none":
-        verdict.named.append(
-            "Secure Boot is on: Canonical's modules are signed for it; nothing has to be enrolled."
-        )
+        verdict.named.append("Secure Boot is on: Canonical's modules are signed for it; nothing has to be enrolled.")
     return verdict
 
 

@@ -105,6 +105,10 @@ EDGES: dict[str, dict[str, Values]] = {
         "no door at all": {"guard_doors_enforced": True, "guard_doors": [], "guard_inside_interfaces": ["lo"]},
         "another bridge": {"guard_bridge": "br-other", "guard_ingress_interface": "wg-home"},
     },
+    "host_gpu": {
+        "a limit": {"host_gpu_power_watts": 450},
+        "another branch, no toolkit": {"host_gpu_driver_branch": "580", "host_gpu_toolkit": False},
+    },
     "ingress": {
         "an interface that is not there": {"ingress_interface": "none0", "ingress_addresses": ["192.0.2.7"]},
         "IPv4 alone": {"ingress_interface": "wg-home", "ingress_client_networks": []},
@@ -208,6 +212,9 @@ ROWS = (
     Row("guard", "mushishi-evidence.timer.j2", f"{UNITS}/mushishi-evidence.timer"),
     Row("guard", "mushishi-guard.service.j2", f"{UNITS}/mushishi-guard.service"),
     Row("guard", "plane.nft.j2", "/etc/mushishi/guard/plane.nft"),
+    Row("host_gpu", "10-mushishi.conf.j2", f"{UNITS}/nvidia-persistenced.service.d/10-mushishi.conf"),
+    Row("host_gpu", "52mushishi-gpu.j2", "/etc/apt/apt.conf.d/52mushishi-gpu"),
+    Row("host_gpu", "mushishi-gpu.service.j2", f"{UNITS}/mushishi-gpu.service"),
     Row("ingress", "20-late-address.conf.j2", f"{UNITS}/mushishi-ingress-.service.d/20-late-address.conf"),
     Row(
         "ingress",
