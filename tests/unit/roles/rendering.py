@@ -55,6 +55,14 @@ MACHINE: Values = {
 }
 IMAGE = {"vllm_image": "vllm/vllm-openai@sha256:" + "a" * 64}
 ARCHIVE = {"vllm_image_archive": "/srv/engine.tar", "vllm_image_id": "sha256:" + "b" * 64}
+#: Every tenant of the card; nothing is enabled by default.
+TENANTS = {
+    "gpu_tenants_enabled": ["comfyui", "tts", "audio-worker", "musetalk", "latentsync", "hallo2", "music"],
+    "gpu_tenants_images": {
+        name: {"image": f"example.org/{name}@sha256:" + "d" * 64}
+        for name in ("comfyui", "tts", "audio", "redis", "musetalk", "latentsync", "hallo2", "music")
+    },
+}
 INSTANCE = {"name": "coder", "port": 8002, "alias": "coder-cpu", "model": {"path": "/data/a b/50%$x.gguf"}}
 
 #: Settings beyond the two inventories: the ends of what each role accepts.
@@ -66,6 +74,7 @@ EDGES: dict[str, dict[str, Values]] = {
             "admission_media_dirs": {"private": "/srv/media/private", "client": "/srv/media/client"},
         },
     },
+    "bring": {},
     "base": {"another root": {"base_data_root": "/srv/with space"}},
     "docker_engine": {},
     "firewall": {
@@ -76,6 +85,20 @@ EDGES: dict[str, dict[str, Values]] = {
     },
     "gateway": {
         "other ports, no prober's patience": {"gateway_hybrid_port": 4100, "gateway_memory_max": "512M"},
+    },
+    "gpu_tenants": {
+        "comfyui alone, no GPU": {
+            "gpu_tenants_enabled": ["comfyui"],
+            "gpu_tenants_images": {"comfyui": {"archive": "/srv/comfyui.tar", "id": "sha256:" + "c" * 64}},
+            "gpu_tenants_gpu_devices": [],
+        },
+        "odd words": {
+            "gpu_tenants_data_dir": "/srv/with space/50%$x",
+            "gpu_tenants_overrides": {
+                "tts": {"services": {"tts": {"environment": {"X": "a $y 'z'"}, "command": ["--a=b c$d"]}}},
+                "music": {"services": {"music": {"volumes": [{"source": "/data/ai/08-portfolio/music", "target": "/out"}]}}},
+            },
+        },
     },
     "guard": {
         "nothing on loopback, one client": {
@@ -204,6 +227,13 @@ ROWS = (
     Row("gateway", "mushishi-sovereign-gateway.service.j2", f"{UNITS}/mushishi-sovereign-gateway.service"),
     Row("gateway", "mushishi-sovereign-prober.service.j2", f"{UNITS}/mushishi-sovereign-prober.service"),
     Row("gateway", "prober.json.j2", "/etc/mushishi/gateway/prober.json"),
+    Row(
+        "gpu_tenants",
+        "compose.yml.j2",
+        "/etc/mushishi/gpu_tenants/{{ item.key }}/compose.yml",
+        each="__gpu_tenants | dict2items",
+    ),
+    Row("gpu_tenants", "model_paths.yaml.j2", "/var/lib/mushishi/gpu_tenants/comfyui/config/model_paths.yaml"),
     Row("guard", "egress.json.j2", "/etc/mushishi/guard/egress.json"),
     Row("guard", "host.nft.j2", "/etc/mushishi/guard/host.nft"),
     Row("guard", "mushishi-egress.service.j2", f"{UNITS}/mushishi-egress.service"),
@@ -283,9 +313,9 @@ def settings(role: str) -> dict[str, Values]:
     inventories = {
         name: _read(*sorted((ROOT / f"inventory/{name}/group_vars/all").glob("*.yml"))) for name in ("example", "lab")
     }
-    example = inventories["example"] | IMAGE
+    example = inventories["example"] | IMAGE | TENANTS
     # The lab reads the image's name from a file that its depot writes.
-    lab = inventories["lab"] | ARCHIVE
+    lab = inventories["lab"] | ARCHIVE | TENANTS
     return {"example": example, "lab": lab} | {name: example | edge for name, edge in EDGES[role].items()}
 
 
