@@ -96,7 +96,7 @@ EDGES: dict[str, dict[str, Values]] = {
             "gpu_tenants_data_dir": "/srv/with space/50%$x",
             "gpu_tenants_overrides": {
                 "tts": {"services": {"tts": {"environment": {"X": "a $y 'z'"}, "command": ["--a=b c$d"]}}},
-                "music": {"services": {"music": {"volumes": [{"source": "/data/ai/08-portfolio/music", "target": "/out"}]}}},
+                "music": {"services": {"music": {"volumes": [{"source": "/data/ai/08-portfolio/x", "target": "/out"}]}}},
             },
         },
     },
