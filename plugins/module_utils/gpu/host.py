@@ -400,8 +400,8 @@ def _driver(seen: Seen, wanted: Wanted, verdict: Verdict) -> None:
         where = seen.policy[strange[0]].origins
         verdict.refused.append(
             f"driver: {', '.join(strange)} would not come from Ubuntu's archive but from "
-            f"{', '.join(where) or 'nowhere'}. Take that source away, or install its driver yourself: with host_gpu_driver "
-            "auto it is kept."
+            f"{', '.join(where) or 'nowhere'}. Take that source away, or install its driver yourself: with "
+            "host_gpu_driver auto it is kept."
         )
         return
     verdict.install = missing

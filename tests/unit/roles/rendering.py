@@ -96,7 +96,7 @@ EDGES: dict[str, dict[str, Values]] = {
             "gpu_tenants_data_dir": "/srv/with space/50%$x",
             "gpu_tenants_overrides": {
                 "tts": {"services": {"tts": {"environment": {"X": "a $y 'z'"}, "command": ["--a=b c$d"]}}},
-                "music": {"services": {"music": {"volumes": [{"source": "/data/ai/08-portfolio/x", "target": "/out"}]}}},
+                "music": {"services": {"music": {"volumes": [{"source": "/data/ai/08/x", "target": "/out"}]}}},
             },
         },
     },
@@ -231,7 +231,7 @@ ROWS = (
         "gpu_tenants",
         "compose.yml.j2",
         "/etc/mushishi/gpu_tenants/{{ item.key }}/compose.yml",
-        each="__gpu_tenants | dict2items",
+        each="__gpu_tenants_chosen | dict2items",
     ),
     Row("gpu_tenants", "model_paths.yaml.j2", "/var/lib/mushishi/gpu_tenants/comfyui/config/model_paths.yaml"),
     Row("guard", "egress.json.j2", "/etc/mushishi/guard/egress.json"),
