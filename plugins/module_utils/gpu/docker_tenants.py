@@ -148,6 +148,15 @@ class DockerTenants:
         """Number of a container → the tenant whose it is."""
         return {str(each.get("Id")): name for name, containers in self._containers().items() for each in containers}
 
+    def namespace_of(self, tenant: Tenant, address: str) -> str | None:
+        """The network namespace of its container that has an address on the LAN; None when none runs with it."""
+        for each in self._containers().get(tenant.name, []):
+            networks = ((each.get("NetworkSettings") or {}).get("Networks") or {}).values()
+            pid = int(each.get("State", {}).get("Pid") or 0)
+            if pid and any((network or {}).get("IPAddress") == address for network in networks):
+                return f"/proc/{pid}/ns/net"
+        return None
+
     def logs(self, tenant: Tenant) -> str:
         """The last lines of each of its containers, the newest last."""
         told = []

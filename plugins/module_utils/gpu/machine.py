@@ -78,7 +78,7 @@ class RealWorld:
         namespace: str,
     ) -> None:
         self._registry, self._docker, self._card, self._why, self._door = registry, docker, card, why, door
-        self._probes = Probes(namespace, self._load)
+        self._probes = Probes(namespace, self._load, self._inside)
         #: Every container of ours that was seen: a process may be on the card for longer than its container is there.
         self._owners: dict[str, str] = {}
         #: Nobody shall hold the card, so none has to answer.
@@ -137,6 +137,9 @@ class RealWorld:
         if self._card is None:
             raise self._why or SovereignError("NVIDIA's card", "there is none", "Switch to off.")
         return self._card
+
+    def _inside(self, tenant: Tenant, address: str) -> str | None:
+        return self._docker().namespace_of(tenant, address)
 
     def _load(self) -> int | None:
         return self._card.load() if self._card else None

@@ -116,7 +116,7 @@ def test_what_vllm_brings_becomes_a_registry(play: Play) -> None:
         "vllm-coding": "coding",
     }
     assert registry.modes["coding"].cpu_floors == ("cpu-coder",)
-    assert [each.vram_mib for each in registry.tenants.values()] == [26737, 30976, 29346], "the share that must be free"
+    assert [each.vram_mib for each in registry.tenants.values()] == [26085, 30976, 29346], "the share that must be free"
 
 
 def test_without_an_image_there_is_no_mode(play: Play) -> None:
@@ -190,11 +190,11 @@ def there(tmp_path: Path) -> list[str]:
 
 
 def test_a_switch_is_watched_and_its_end_told(play: Play, there: list[str]) -> None:
-    given = {"gpu_modes_python": sys.executable, "gpu_modes_on_busy": "wait", "gpu_modes_drain_timeout": 7}
+    given = {"gpu_modes_python": sys.executable, "gpu_modes_on_busy": "force", "gpu_modes_drain_timeout": 7}
     found = play(SWITCH, *there, gpu_modes_active="other", **given)
     assert found is not None, play.said
     assert (found["switched"]["outcome"], found["switched"]["changed"]) == ("done", True)
-    options = {"mode": "other", "on_busy": "wait", "drain_timeout": 7, "rollback": True, "lock_wait": 1800}
+    options = {"mode": "other", "on_busy": "force", "drain_timeout": 7, "rollback": True, "lock_wait": 1800}
     assert found["switched"]["given"] == options
     assert "s, ended)" in play.said and not list((play.folder / "jobs").glob("*")), "the job is forgotten"
     found = play(SWITCH, *there, gpu_modes_active="same", gpu_modes_python=sys.executable)
