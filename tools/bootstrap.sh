@@ -38,6 +38,8 @@ openssh-server judges the settings of sshd in the unit tests (its service is not
 nftables loads the guard's rules in the unit tests, in network namespaces of their own
 ufw plays itself in the unit tests, in namespaces of their own (its package leaves it switched off)
 iptables is what UFW and Docker write their rules with, in the same tests
+gcc compiles the stand-in of the GPU driver's library
+libc6-dev is what it compiles against
 git lists the files that belong to the source
 systemd judges the units (systemd-analyze)
 xz-utils unpacks packages while the image is built

@@ -36,6 +36,9 @@ def parser(default_control: str) -> argparse.ArgumentParser:
     speed = verbs.add_parser("speed", help="show or set how fast an engine answers")
     speed.add_argument("first_ms", type=float, nargs="?", help="to the first token")
     speed.add_argument("token_ms", type=float, nargs="?", default=0.0, help="for each further token")
+    vram = verbs.add_parser("vram", help="show or set how much of the card an engine holds")
+    vram.add_argument("mib", type=int, nargs="?")
+    verbs.add_parser("die", help="end an engine as a crash does")
     find = verbs.add_parser("find", help="look for a marker in everything received")
     find.add_argument("marker")
     find.add_argument(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import ctl, http1
+from .card import TOTAL_MIB, Hold
 from .chat import send_answer
 from .control import Arguments, ControlServer, record_verbs
 from .net import Connection, TcpListener, join_address, log, run_until_signal
@@ -75,6 +76,28 @@ class Options:
     control: str = DEFAULT_CONTROL
     state: Path | None = None
     fault: str = "ok"
+    vram_mib: int = 0
+    loading: float = 0.0
+    dies_after: float | None = None
+
+
+SCRIPT = "stand-in.json"
+"""In the model's folder: how an engine behaves from its start on, by served name. See :func:`scripted`."""
+
+
+def scripted(model: str, names: Sequence[str]) -> dict[str, Any]:
+    """What a file beside the model says of this engine's start: ``fault``, ``loading`` (seconds before it listens),
+    ``dies_after`` (seconds; 0: at once), ``vram_mib``. Raises ValueError for anything else.
+    """
+    try:
+        text = (Path(model) / SCRIPT).read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    whole = json.loads(text)
+    found = next((whole[name] for name in names if name in whole), {})
+    if unknown := sorted(set(found) - {"fault", "loading", "dies_after", "vram_mib"}):
+        raise ValueError(f"{SCRIPT}: unknown {', '.join(unknown)}")
+    return dict(found)
 
 
 def parse_options(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -104,6 +127,11 @@ def parse_options(argv: Sequence[str], environment: Mapping[str, str]) -> Option
         or [model]
     )
     key = environment.get("VLLM_API_KEY")
+    script = scripted(model, names)
+    share = float(value("gpu-memory-utilization", "STANDIN_GPU_SHARE", "0"))
+    if not 0 <= share <= 1:
+        raise ValueError(f"gpu-memory-utilization: {share} is not 0 to 1")
+    dies = script.get("dies_after")
     return Options(
         names=tuple(name for name in names if name) or ("stand-in",),
         host=value("host", "STANDIN_HOST", "0.0.0.0"),
@@ -118,7 +146,10 @@ def parse_options(argv: Sequence[str], environment: Mapping[str, str]) -> Option
         state=Path(environment["STANDIN_STATE"])
         if environment.get("STANDIN_STATE")
         else None,
-        fault=environment.get("STANDIN_FAULT") or "ok",
+        fault=str(script.get("fault") or environment.get("STANDIN_FAULT") or "ok"),
+        vram_mib=int(script.get("vram_mib", environment.get("STANDIN_VRAM_MIB") or share * TOTAL_MIB)),
+        loading=float(script.get("loading", 0.0)),
+        dies_after=None if dies is None else float(dies),
     )
 
 
@@ -266,6 +297,8 @@ class Engine:
         self.fault = Fault()
         self.first, self.each = options.first, options.each
         self.metrics = Metrics(options.names[0])
+        # Held from the first moment, as weights that load.
+        self.hold = Hold(options.vram_mib)
         self._serial = threading.Lock()
         self.listener = TcpListener(
             options.host, options.port, self.recorder, "engine", self._handle
@@ -339,7 +372,34 @@ class Engine:
                 "names": list(self.options.names),
             }
 
-        return {**record_verbs(self.recorder), "fault": fault, "speed": speed, "describe": describe}
+        def vram(arguments: Arguments) -> dict[str, Any]:
+            if "mib" in arguments:
+                self.hold.take(int(arguments["mib"]))
+            return {"mib": self.hold.mib}
+
+        def die(_: Arguments) -> dict[str, Any]:
+            self.die_after(0.2)
+            return {"dies": True}
+
+        return {
+            **record_verbs(self.recorder),
+            "fault": fault,
+            "speed": speed,
+            "describe": describe,
+            "vram": vram,
+            "die": die,
+        }
+
+    def die_after(self, seconds: float) -> None:
+        """End as a crash does: at once, with a word in the log, without a goodbye to anybody."""
+
+        def end() -> None:
+            log("EngineCore died: the stand-in was told to")
+            os._exit(1)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
 
     def _handle(self, connection: Connection) -> None:
         reader = http1.RequestReader(connection.recv, connection.send)
@@ -584,8 +644,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ctl.main(rest, os.environ.get("STANDIN_CONTROL") or DEFAULT_CONTROL)
     try:
         engine = Engine(parse_options(words, os.environ))
-        engine.open()
         control = ControlServer(engine.options.control, engine.verbs())
+        if engine.options.dies_after is not None:
+            engine.die_after(engine.options.dies_after)
+        # Weights load; until then nobody listens.
+        time.sleep(engine.options.loading)
+        engine.open()
     except (OSError, ValueError) as error:
         log(f"cannot start: {error}")
         return 1

@@ -131,6 +131,14 @@ peaks:
   returned: when the switch was begun
   type: dict
   sample: {vllm-forensic: 26811}
+notes:
+  description:
+    - What a person should know, each of them also a warning. A tenant that held more than it declares; a program of
+      somebody else on the card; an earlier switch that did not end.
+  returned: always
+  type: list
+  elements: str
+  sample: [tts held 4210 MiB and declares 4000]
 expected_seconds:
   description: How long switches to this mode took, the median.
   returned: in check mode, when there was one
@@ -240,8 +248,9 @@ def main() -> None:
         failure, result = str(error), as_result(machine.result_as_mapping(error.result))
     except SovereignError as error:
         failure, result = str(error), {"outcome": "refused", "changed": False}
-    for warning in result.pop("warned", []):
-        module.warn(warning)
+    result["notes"] = result.pop("warned", [])
+    for note in result["notes"]:
+        module.warn(note)
     if failure:
         module.fail_json(msg=failure, mode=target, **result)
     module.exit_json(mode=target, **result)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from .host import Host
-from .paths import IMAGE, SCENARIO
+from .paths import IMAGE, ROOT, SCENARIO
 from .say import Run
 
 #: What a freshly installed server has before any role runs.
@@ -20,6 +20,13 @@ INCLUDES = (
     "openssh-server,python3-venv,iputils-ping,openssl,kmod,less"
 )
 MACHINE_FILES = SCENARIO / "machine"
+#: The stand-in for the GPU driver's library, and where the machine finds it.
+NVML = ROOT / "molecule/standins/nvml.c"
+NVML_PLACE = "usr/lib/libnvidia-ml.so.1"
+NVML_FLAGS = (
+    *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-z,defs"),
+    "-Wl,-soname,libnvidia-ml.so.1",
+)
 ROOTFS = IMAGE / "rootfs"
 #: Which build of the root folder this is: what was fetched for another one may not fit it.
 BUILD = IMAGE / "build"
@@ -29,6 +36,7 @@ NAME = "mushishi-lab-machine"
 def recipe(host: Host) -> str:
     """Hash of everything that goes into the image: 12 hex digits."""
     digest = hashlib.sha256(f"{host.suite} {host.components} {INCLUDES} 1\n".encode())
+    digest.update(NVML.read_bytes())
     for path in sorted(MACHINE_FILES.rglob("*")):
         if path.is_file():
             digest.update(f"{path.relative_to(MACHINE_FILES)} {path.stat().st_mode:o}\n".encode() + path.read_bytes())
@@ -59,6 +67,7 @@ def build(run: Run, host: Host, docker: dict[str, str]) -> str:
     if run.command(["docker", "image", "inspect", tag], why="", env=docker, check=False) != 0:
         run.note("importing the image into Docker")
         _adapt(ROOTFS)
+        compile_nvml(run, ROOTFS / NVML_PLACE)
         archive = IMAGE / "machine.tar"
         run.command(
             [
@@ -70,6 +79,11 @@ def build(run: Run, host: Host, docker: dict[str, str]) -> str:
         run.command(["docker", "import", archive, tag], why="Importing the machine image", env=docker)
         archive.unlink()
     return tag
+
+
+def compile_nvml(run: Run, target: Path) -> None:
+    """Make the stand-in of the driver's library, with the compiler of the host: its C library is no newer."""
+    run.command(["cc", *NVML_FLAGS, "-o", target, NVML], why="Compiling the stand-in of the GPU driver's library")
 
 
 def _adapt(rootfs: Path) -> None:

@@ -75,7 +75,8 @@ PARTS = {
     "/etc/systemd/system/sovereign*.slice /etc/systemd/journald@sovereign.conf",
     "the running units": "systemctl stop 'mushishi-*' 2>/dev/null || true",
     "the settings": "rm -rf /etc/mushishi/gateway /etc/mushishi/admission /etc/mushishi/ingress-* /etc/mushishi/vllm "
-    "/etc/mushishi/guard /etc/mushishi/plane",
+    "/etc/mushishi/guard /etc/mushishi/plane /etc/mushishi/gpu",
+    "what the mode switches remember": "rm -rf /var/lib/mushishi-gpu",
     "the keys": "rm -rf /etc/mushishi/secrets",
     "the users": "systemctl stop 'mushishi-*' 2>/dev/null || true; "
     "for user in $(cut -d: -f1 /etc/passwd | grep ^mushishi-); do userdel \"$user\" || true; done",

@@ -184,7 +184,8 @@ class Lab:
         names = self.hub.run("docker", "ps", "--format", "{{.Names}}").split()
         if names == [f"mushishi-vllm-{mode}"]:
             return
-        done = play("mode", "--extra-vars", f"mode={mode}")
+        # Whatever a test has left at work there.
+        done = play("mode", "--extra-vars", f"mode={mode} on_busy=force drain_timeout=5")
         if done.returncode != 0:
             pytest.fail(f"mode.yml -e mode={mode} failed:\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}")
 

@@ -43,7 +43,7 @@ REASONS = {
     0x0000000000000100: "display clocks",
 }
 #: A container's number in the path of its control group, with either driver of control groups.
-_CONTAINER = re.compile(r"(?:docker[-/]|/)([0-9a-f]{64})(?:\.scope)?(?:/|$)", re.MULTILINE)
+_CONTAINER = re.compile(r"(?:docker[-/]|/)([0-9a-f]{64})(?:\.scope)?(?=/|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,15 @@ def reasons(bits: int) -> tuple[str, ...]:
     return tuple(words for bit, words in REASONS.items() if bits & bit)
 
 
-def container_of(pid: int, proc: str = "/proc") -> str | None:
-    """The number of the container that a process is in; None for one of the host, or one that is gone."""
+def containers_of(pid: int, proc: str = "/proc") -> list[str]:
+    """The numbers of the containers that a process is in, the outermost first; none for one of the host, or one that is
+    gone. More than one where Docker itself runs in a container.
+    """
     try:
         with open(f"{proc}/{pid}/cgroup", encoding="ascii", errors="replace") as stream:
-            found = _CONTAINER.search(stream.read())
+            return list(dict.fromkeys(_CONTAINER.findall(stream.read())))
     except OSError:
-        return None
-    return found.group(1) if found else None
+        return []
 
 
 def named(pid: int, proc: str = "/proc") -> tuple[str, str]:
@@ -132,10 +133,11 @@ class Card:
                 held[int(entry.pid)] = max(int(entry.usedGpuMemory or 0), held.get(int(entry.pid), 0))
         found = []
         for pid, used in sorted(held.items()):
-            container = container_of(pid, self._proc)
+            containers = containers_of(pid, self._proc)
             name, user = named(pid, self._proc)
-            tenant = tenant_of(container) if container else None
-            found.append(Process(pid, -(-used // _MIB), name, user, tenant, container))
+            ours = next((each for each in containers if tenant_of(each)), None)
+            container = ours or (containers[-1] if containers else None)
+            found.append(Process(pid, -(-used // _MIB), name, user, tenant_of(ours) if ours else None, container))
         return found
 
     def load(self) -> int | None:

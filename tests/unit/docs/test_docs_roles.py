@@ -28,7 +28,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 SECRET_NAME = re.compile(r"(^|_)(key|keys|secret|secrets|password|token|tokens)$")
 KNOWN_KEYS = {"type", "elements", "required", "default", "choices", "description", "no_log", "options", "version_added"}
 #: The one public variable that belongs to no role: the routing policy lives in the inventory.
-SHARED_VARIABLES = {"sovereign_policy"}
+SHARED_VARIABLES = {"sovereign_policy", "gpu_tenants", "gpu_modes"}
 
 
 def read(path: Path) -> Any:

@@ -77,6 +77,7 @@ EDGES: dict[str, dict[str, Values]] = {
     "gateway": {
         "other ports, no prober's patience": {"gateway_hybrid_port": 4100, "gateway_memory_max": "512M"},
     },
+    "gpu_modes": {},
     "guard": {
         "nothing on loopback, one client": {
             "guard_loopback_services": [],

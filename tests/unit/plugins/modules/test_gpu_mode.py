@@ -99,6 +99,7 @@ def test_a_switch(run: Run, there: Machine, warned: list[str]) -> None:
         "seconds": {"stop": 1.25, "start": 2.5},
         "total_seconds": 3.75,
         "peaks": {"b": 7},
+        "notes": ["b held 9 MiB and declares 8"],
         "diff": {},
     }
     assert warned == ["b held 9 MiB and declares 8"] and there.planned == []

@@ -194,7 +194,7 @@ def test_a_switch_is_watched_and_its_end_told(play: Play, there: list[str]) -> N
     found = play(SWITCH, *there, gpu_modes_active="other", **given)
     assert found is not None, play.said
     assert (found["switched"]["outcome"], found["switched"]["changed"]) == ("done", True)
-    options = {"mode": "other", "on_busy": "wait", "drain_timeout": 7, "rollback": True, "lock_wait": 60}
+    options = {"mode": "other", "on_busy": "wait", "drain_timeout": 7, "rollback": True, "lock_wait": 1800}
     assert found["switched"]["given"] == options
     assert "s, ended)" in play.said and not list((play.folder / "jobs").glob("*")), "the job is forgotten"
     found = play(SWITCH, *there, gpu_modes_active="same", gpu_modes_python=sys.executable)

@@ -120,21 +120,35 @@ def test_who_computes_and_draws_counts_once(library: Library) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cgroup", "container"),
+    ("cgroup", "containers"),
     [
-        (f"0::/system.slice/docker-{NUMBER}.scope\n", NUMBER),
-        (f"0::/sovereign.slice/sovereign-engines.slice/docker-{NUMBER}.scope/init\n", NUMBER),
-        (f"12:devices:/docker/{NUMBER}\n0::/\n", NUMBER),
-        (f"0::/sovereign-engines.slice/{NUMBER}\n", NUMBER),
-        ("0::/user.slice/user-1000.slice/session-3.scope\n", None),
-        (f"0::/system.slice/{NUMBER[:40]}.service\n", None),
+        (f"0::/system.slice/docker-{NUMBER}.scope\n", [NUMBER]),
+        (f"0::/sovereign.slice/sovereign-engines.slice/docker-{NUMBER}.scope/init\n", [NUMBER]),
+        (f"12:devices:/docker/{NUMBER}\n0::/\n", [NUMBER]),
+        (f"0::/sovereign-engines.slice/{NUMBER}\n", [NUMBER]),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", []),
+        (f"0::/system.slice/{NUMBER[:40]}.service\n", []),
     ],
 )
-def test_whose_container(tmp_path: Path, cgroup: str, container: str | None) -> None:
+def test_whose_container(tmp_path: Path, cgroup: str, containers: list[str]) -> None:
     (tmp_path / "5").mkdir()
     (tmp_path / "5/cgroup").write_text(cgroup)
-    assert nvml.container_of(5, str(tmp_path)) == container
-    assert nvml.container_of(6, str(tmp_path)) is None
+    assert nvml.containers_of(5, str(tmp_path)) == containers
+    assert nvml.containers_of(6, str(tmp_path)) == []
+
+
+def test_a_container_in_a_container(library: Library, tmp_path: Path) -> None:
+    """Ours may be the outer one or the inner one; a stranger's is told by the inner one."""
+    inner = "f" * 64
+    library.compute = [SimpleNamespace(pid=5, usedGpuMemory=GIB)]
+    library.graphics = []
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5/cgroup").write_text(f"0::/docker/{NUMBER}/a.slice/docker-{inner}.scope\n1:cpu:/docker/{NUMBER}\n")
+    assert nvml.containers_of(5, str(tmp_path)) == [NUMBER, inner]
+    for owners, tenant, container in (({NUMBER: "a"}, "a", NUMBER), ({inner: "b"}, "b", inner), ({}, None, inner)):
+        with nvml.cards(str(tmp_path)) as (card,):
+            (found,) = card.processes(owners.get)
+        assert (found.tenant, found.container) == (tenant, container)
 
 
 def test_a_tenant_s_process_is_known(library: Library, tmp_path: Path) -> None:

@@ -376,3 +376,14 @@ def test_a_floor_that_falls_silent_meanwhile_leads_back(machine: Machine) -> Non
         Switch(with_floor, machine.world, machine.journal, told).run("coding")
     assert failed.value.result.outcome == "rolled back"
     machine.serves("agent")
+
+
+def test_a_glance_of_work_is_no_reason_to_refuse(machine: Machine) -> None:
+    """The prober asks for one token now and then; a person's request is still there two seconds later."""
+    machine.world.shut.add("vllm-agent")
+    machine.world.at_work["vllm-agent"] = machine.world.clock + 1.0
+    assert machine.switch().run("forensic").outcome == "done"
+    machine.world.at_work["vllm-forensic"] = machine.world.clock + 30.0
+    error = machine.fails("agent")
+    assert "it is at work" in str(error) and error.result.outcome == "unchanged"
+    machine.serves("forensic")
