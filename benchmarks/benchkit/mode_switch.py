@@ -96,14 +96,21 @@ def figures(found: Sequence[Switched]) -> list[Figure]:
         made += [Figure(way, metric, "s", over_repeats(values), REPEATS) for metric, values in parts.items()]
         goal = GOAL if way == OURS else ""
         made.append(Figure(way, "overhead", "s", over_repeats(left[way]), REPEATS, goal))
-        inner = [each.told - each.compose - each.loading for each in own if each.told is not None]
-        if inner:
-            # Without the start of the program, of its Python and of what it imports.
-            made.append(Figure(way, "overhead, the switch alone", "s", over_repeats(inner), REPEATS))
+        if way == OURS and (alone := _alone(found)):
+            made.append(Figure(way, "overhead, the switch alone", "s", over_repeats(alone), REPEATS))
         early = sum(each.early for each in own)
         made.append(Figure(way, "said to be done before it answered", "switches", exact(early), ""))
     made.append(Figure(f"{SCRIPT} / {OURS}", "overhead", "", stats.ratio(left[SCRIPT], left[OURS]), REPEATS, TIMES))
+    if alone := _alone(found):
+        ratio = stats.ratio(left[SCRIPT], alone)
+        made.append(Figure(f"{SCRIPT} / {OURS}", "overhead, the switch alone", "", ratio, REPEATS))
     return made
+
+
+def _alone(found: Sequence[Switched]) -> list[float]:
+    """What the switch itself adds: without the start of the program, of its Python and of what it imports."""
+    own = [each for each in found if each.way == OURS]
+    return [each.told - each.compose - each.loading for each in own if each.told is not None]
 
 
 def measure(lab: Lab, quick: bool) -> list[Figure]:

@@ -46,7 +46,11 @@ def compose(words: Sequence[str]) -> int:
     if verb == "down":
         if pid:
             os.kill(pid, signal.SIGTERM)
+            deadline = time.monotonic() + 10
             while alive(pid):
+                # As compose does it.
+                if time.monotonic() > deadline:
+                    os.kill(pid, signal.SIGKILL)
                 time.sleep(0.01)
         Path(f"{project}.pid").unlink(missing_ok=True)
         return 0
