@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import machine
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.journal import Journal, Places
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Result, Step, expected_seconds
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Registry
 
 
+#: Where the role gpu_modes writes it; the core says the same, and takes Docker's library with it.
+REGISTRY = Path("/etc/mushishi/gpu/registry.json")
+
+
 class Card(Protocol):
-    """What is used of :class:`machine.Machine`. Each raises SovereignError when the machine says no."""
+    """What is used of the core's ``machine.Machine``. Each raises SovereignError when the machine says no."""
 
     def status(self) -> dict[str, Any]:
         """All that can be said now."""
@@ -43,7 +46,7 @@ class Card(Protocol):
 class Look:
     """What the machine's files say of the modes: no root, no Docker. What really runs is not asked."""
 
-    def __init__(self, registry: Path = machine.REGISTRY, places: Places | None = None) -> None:
+    def __init__(self, registry: Path = REGISTRY, places: Places | None = None) -> None:
         self._path, self._journal = registry, Journal(places)
 
     def registry(self) -> Registry:

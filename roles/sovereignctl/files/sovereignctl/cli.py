@@ -22,7 +22,6 @@ from types import FrameType
 from typing import Any, TextIO
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import machine
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Step
 
 from sovereignctl import attempt, card, documents, queue, say, words
@@ -39,11 +38,18 @@ def _replace(argv: Sequence[str]) -> object:
     return os.execv(argv[0], list(argv))  # noqa: S606 - sudo, found in the system's own folders
 
 
+def _opened() -> AbstractContextManager[card.Card]:
+    # Docker's library takes a quarter of a second to read, and who presses the tab key waits.
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.machine import opened
+
+    return opened()
+
+
 @dataclass
 class Outside:
     """Everything outside of this program, so that tests can play it."""
 
-    open_card: Callable[[], AbstractContextManager[card.Card]] = machine.opened
+    open_card: Callable[[], AbstractContextManager[card.Card]] = _opened
     look: Callable[[], card.Look] = card.Look
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.machine import result_as_mapping
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Result, Step
 
 from sovereignctl.follow import Shown
@@ -57,6 +56,8 @@ def fault(error: SovereignError | None) -> dict[str, str] | None:
 
 def ended(target: str, how: Ended) -> dict[str, Any]:
     """What became of a switch; without a result it was refused before it was begun."""
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.machine import result_as_mapping
+
     body = result_as_mapping(how.result or Result("", target, outcome="refused"))
     more = {"cancelled": how.cancelled, "working": how.working, "exit": how.code, "error": fault(how.error)}
     return document("switch", {**body, **more})

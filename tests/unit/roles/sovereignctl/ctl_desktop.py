@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""``sovereignctl desktop`` on a played machine: ``ctl_desktop.py COLLECTIONS_ROOT FOLDER [--as-anybody] [--no-registry]``."""
+"""``sovereignctl desktop`` on a played machine.
+
+``ctl_desktop.py COLLECTIONS_ROOT FOLDER [--as-anybody] [--no-registry]``
+"""
 
 from __future__ import annotations
 

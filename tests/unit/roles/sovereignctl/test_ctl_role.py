@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ctl_world import Desk
-from sovereignctl import cli, desktop
+from sovereignctl import card, cli, desktop
 
 ROOT = Path(__file__).resolve().parents[4]
 ROLE = ROOT / "roles/sovereignctl"
@@ -101,6 +101,21 @@ def test_a_part_that_is_missing_would_be_seen(placed: Path, tmp_path: Path) -> N
 def test_the_placed_command_answers(placed: Path) -> None:
     done = run_placed(placed, "from sovereignctl.cli import main; sys.exit(main(['complete', '--', 'mode', '']))")
     assert done.stdout.split() == ["history", "names", "status", "switch"], done.stderr
+
+
+def test_the_tab_key_waits_for_no_library(placed: Path) -> None:
+    done = run_placed(
+        placed,
+        "from sovereignctl.cli import main; main(['complete', '--', 'mode', 'switch', '']); "
+        "print([name for name in ('docker', 'pynvml', 'textual', 'requests') if name in sys.modules])",
+    )
+    assert done.stdout == "[]\n", done
+
+
+def test_the_registry_is_where_the_core_looks_for_it() -> None:
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import machine
+
+    assert card.REGISTRY == machine.REGISTRY
 
 
 def test_the_command_is_where_the_program_says(plain: dict[str, dict[str, Any]]) -> None:
