@@ -40,8 +40,8 @@ TAG = "mushishi-lab-engine:vllm-cpu"
 #: Model folder of the GPU modes → kind of tiny model (tiny_model.py).
 #: What Docker sets for the image.
 SETTINGS = HERE / "image.txt"
-#: Programs that vLLM starts: it counts the processor's cores with the first.
-TOOLS = ("lscpu",)
+#: Programs that vLLM starts: it counts the processor's cores, by a shell.
+TOOLS = ("sh", "lscpu")
 KINDS = {"nemotron-nvfp4": "hybrid", "qwen3-coder-30b-awq": "dense"}
 
 

@@ -16,7 +16,9 @@ from vllm_cpu import server
 
 RunMode = Callable[[str], Any]
 #: Seconds that the role gives to a container that is told to stop, from the project it renders.
-GRACE = 60
+GRACE = 20
+#: Until its engine is gone, whose processes are those on the card.
+ENGINE_SECONDS = 10
 
 
 def test_the_grace_is_the_roles(services: Any) -> None:
@@ -31,11 +33,15 @@ def test_the_other_modes_serve(run_mode: RunMode, services: Any, mode: str) -> N
         assert probes.Probes("").ready(tenant(running.port, name)) == ""
         reply = server.ask(running.port, "/v1/chat/completions", server.question(name, 8)).body
         assert reply["usage"]["completion_tokens"] == 8 and reply["model"] == name
-        assert running.stop(GRACE) < GRACE
+        ended = running.stop(GRACE)
+        assert not ended.killed and ended.whole < GRACE, ended
 
 
 def test_it_ends_in_its_time_while_it_works(run_mode: RunMode) -> None:
-    """As a switch with on_busy=force ends it: within the container's grace, nothing left, the port free."""
+    """As a switch with on_busy=force ends it: its engine at once, nothing left after the container's grace.
+
+    vLLM's web server may wait for its callers after its engine is gone, without an end; then Docker ends it.
+    """
     with run_mode("agent") as running:
         engine, asks = tenant(running.port, "nemotron"), probes.Probes("")
         assert asks.ready(engine) == ""
@@ -46,8 +52,9 @@ def test_it_ends_in_its_time_while_it_works(run_mode: RunMode) -> None:
         while not asks.busy(engine, on_the_card(engine)) and time.monotonic() < until:
             time.sleep(0.05)
         assert asks.busy(engine, on_the_card(engine)) == ["1 requests running"]
-        took = running.stop(GRACE)
-        assert took < GRACE and server.members(running.process.pid) == []
+        ended = running.stop(GRACE)
+        assert ended.engine < ENGINE_SECONDS, ended
+        assert ended.whole < GRACE + ENGINE_SECONDS and server.members(running.process.pid) == []
         assert "refused" in asks.ready(engine)
         worker.join(30)
         assert not worker.is_alive(), "whoever waited for an answer is told that there is none"

@@ -8,6 +8,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,11 @@ def test_the_environment_is_the_containers_and_nobody_elses(monkeypatch: pytest.
     monkeypatch.setenv("HF_TOKEN", "secret")
     made = server.environment({"HOME": "/cache", "HF_HOME": "/cache/hf", "A": "/not/cache"}, Path("/tmp/c"))
     assert made == {
-        "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8",
-        "HOME": "/tmp/c", "HF_HOME": "/tmp/c/hf", "A": "/not/cache",
+        "PATH": "/usr/bin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "HOME": "/tmp/c",
+        "HF_HOME": "/tmp/c/hf",
+        "A": "/not/cache",
         **server.VARIABLES,
     }
 
@@ -109,3 +113,17 @@ def test_a_process_that_lives_on_is_seen() -> None:
     while server.members(child.pid):
         pass
     child.wait()
+
+
+@pytest.mark.parametrize(
+    ("script", "killed"),
+    [("exec sleep 60", False), ("trap '' TERM; while :; do sleep 0.1; done", True), ("sleep 60 & exec sleep 60", True)],
+)
+def test_it_is_stopped_as_docker_stops(tmp_path: Path, script: str, killed: bool) -> None:
+    """Asked first; who does not hear, and whom the first process leaves behind, is killed when the time is over."""
+    process = subprocess.Popen(["sh", "-c", script], start_new_session=True)
+    time.sleep(0.3)
+    ended = server.Server(process, 0, tmp_path / "log").stop(1)
+    assert ended.killed is killed and ended.engine <= ended.whole
+    assert server.members(process.pid) == [] and process.returncode is not None
+    assert (ended.whole > 1) is killed

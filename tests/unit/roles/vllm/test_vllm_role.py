@@ -70,6 +70,7 @@ def test_the_container_can_do_nothing_but_compute(mode: str) -> None:
     assert service["read_only"] is True
     assert service["restart"] == "unless-stopped"
     assert service["pull_policy"] == "never"
+    assert service["stop_grace_period"] == "20s"
     assert service["sysctls"] == {"net.ipv6.conf.all.disable_ipv6": "1"}
     assert not {"privileged", "network_mode", "ipc", "ports", "pid", "cap_add", "env_file", "userns_mode"} & set(
         service
