@@ -105,6 +105,11 @@ token:
   returned: success
   type: str
   sample: 0f1e2d3c4b5a69788796a5b4c3d2e1f0
+login:
+  description: Whether the task came from within an SSH login. Only a new connection can confirm the change then.
+  returned: success
+  type: bool
+  sample: true
 kept:
   description: Files that another hand has changed since, whose changes stay (state absent).
   returned: success
@@ -141,7 +146,9 @@ def main() -> None:
         module.fail_json(msg=str(error))
     for note in outcome.notes:
         module.warn(note)
-    module.exit_json(changed=outcome.changed, diff=outcome.diff, token=outcome.token, kept=outcome.kept)
+    module.exit_json(
+        changed=outcome.changed, diff=outcome.diff, token=outcome.token, kept=outcome.kept, login=outcome.login
+    )
 
 
 if __name__ == "__main__":

@@ -35,6 +35,12 @@ BEGIN, END = "    # doors: begin\n", "    # doors: end\n"
 NO_DOORS = f"{BEGIN}    chain doors_input {{\n    }}\n    chain doors_forward {{\n    }}\n{END}"
 FAMILIES = {"iptables": "ufw", "ip6tables": "ufw6"}
 EXIT_PROBLEM, EXIT_UNDONE = 1, 3
+# No login is deeper than this below its sshd.
+_DEEPEST = 64
+# While somebody else is to confirm it, the machine is asked this often whether he has.
+_LOOK_SECONDS = 0.5
+# The timer and what it starts need some time, too.
+_OVERDUE_SECONDS = 300
 
 # Runs a program: argument list and standard input in; exit status, standard output and standard error out.
 Runner = Callable[[Sequence[str], str], "tuple[int, str, str]"]
@@ -47,6 +53,14 @@ class NotArmed(Exception):
 
 class Undone(Exception):
     """The change that was to be confirmed has been undone; the message says when and why."""
+
+
+class Unfinished(Exception):
+    """The change should have been undone and is not, or not wholly; the message says what is left."""
+
+
+class OldConnection(Exception):
+    """Who confirms came by the connection that was there before the change, which proves nothing."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,28 @@ def run_program(argv: Sequence[str], text: str = "") -> tuple[int, str, str]:
     except FileNotFoundError:
         return 127, "", f"{argv[0]} is not installed"
     return done.returncode, done.stdout, done.stderr
+
+
+def ssh_connection(pid: int | None = None, proc: str = "/proc") -> str:
+    """``SSH_CONNECTION`` (client, its port, server, its port) of the login above a process; empty without a login.
+
+    Two logins over one connection have the same, and two connections never do. sudo sweeps the variable away, so that
+    it is looked for upwards; this file stands alone on the machine, without the collection's own way to do that.
+    """
+    pid = os.getpid() if pid is None else pid
+    for _step in range(_DEEPEST):
+        try:
+            pairs = Path(proc, str(pid), "environ").read_bytes().decode("utf-8", "replace").split("\0")
+            # The name in brackets may hold anything; what follows the last one has fixed places.
+            pid = int(Path(proc, str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return ""
+        found = [pair.partition("=")[2].split() for pair in pairs if pair.startswith("SSH_CONNECTION=")]
+        if found and len(found[0]) == 4 and found[0][3].isdigit():
+            return " ".join(found[0])
+        if pid <= 0:
+            return ""
+    return ""
 
 
 # ---- pure parts
@@ -329,11 +365,14 @@ class Brake:
             return None
         return record
 
-    def arm(self, seconds: int, reason: str, *, remember: bool = False, leaving: bool = False) -> str:
+    def arm(
+        self, seconds: int, reason: str, *, remember: bool = False, leaving: bool = False, connection: str = ""
+    ) -> str:
         """Copy what is there and start the timer; the token with which the change is confirmed.
 
         ``remember``: when this is the first change, keep what is there now, for the day on which all is taken away.
         ``leaving``: this is that day; once it is confirmed, what was kept is of no use any more.
+        ``connection``: by which connection who changes it is here; by this one it cannot be confirmed.
 
         Raises:
             NotArmed: another change waits, or the timer cannot be started. Nothing was changed.
@@ -362,6 +401,7 @@ class Brake:
                 "boot": self._boot(),
                 "first": first,
                 "leaving": leaving,
+                "connection": connection,
             }
             write(self._places.mark, json.dumps(mark, sort_keys=True).encode())
             # What an earlier change has left: a timer that ran out stays until it is stopped.
@@ -385,12 +425,13 @@ class Brake:
             shutil.rmtree(self._places.before, ignore_errors=True)
 
     # ---- after a change
-    def confirm(self, token: str) -> None:
-        """The change works: whoever says so came in a new connection.
+    def confirm(self, token: str, connection: str = "") -> None:
+        """The change works: whoever says so came in a new connection, or stands at the machine (``connection`` empty).
 
         Raises:
             Undone: it is too late.
             NotArmed: no such change waits.
+            OldConnection: it is the connection from before the change. The change waits on.
         """
         with self.alone():
             mark, record = self.armed(), self.last_undone()
@@ -398,6 +439,12 @@ class Brake:
                 if record is not None and record["token"] == token:
                     raise Undone(told(record))
                 raise NotArmed("no change with this token waits for a confirmation")
+            if connection and connection == mark.get("connection"):
+                raise OldConnection(
+                    f"this is the connection that was there before the change ({connection}), which stays open "
+                    "whatever the firewall does now. Confirm it in a new one, which shares nothing with it "
+                    "(ssh -o ControlPath=none)"
+                )
             self._places.mark.unlink()
             sync(self._places.pending)
             self._run(["systemctl", "stop", f"{UNIT}.timer"], "")
@@ -405,6 +452,27 @@ class Brake:
             if mark["leaving"]:
                 shutil.rmtree(self._places.before, ignore_errors=True)
             self._places.undone.unlink(missing_ok=True)
+
+    def wait(self, token: str) -> None:
+        """Until somebody has confirmed it, in a connection of his own.
+
+        Raises:
+            Undone: nobody has.
+            Unfinished: its time is over, and it still waits.
+        """
+        while True:
+            with self.alone():
+                mark, record = self.armed(), self.last_undone()
+            if mark is None or mark["token"] != token:
+                break
+            if time.time() > mark["deadline"] + _OVERDUE_SECONDS:
+                raise Unfinished(
+                    f"nobody has confirmed the change of {mark['reason']}, and it was not undone although its time is "
+                    f"over. Look at: systemctl status {UNIT}.service"
+                )
+            time.sleep(_LOOK_SECONDS)
+        if record is not None and record["token"] == token:
+            raise Undone(told(record))
 
     def roll_back(self, cause: str = "time") -> dict[str, Any] | None:
         """Put back what was there; the record of it. ``cause`` reboot: files alone, as no rule is loaded yet."""
@@ -492,7 +560,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = parser.add_subparsers(dest="word", required=True)
     words.add_parser("roll-back", help="undo the change that waits, at once")
     words.add_parser("boot", help="undo it before any rule is loaded")
-    words.add_parser("confirm", help="keep the change").add_argument("token")
+    words.add_parser("confirm", help="keep the change; in a new connection").add_argument("token")
     words.add_parser("status", help="what waits, and what was undone, as JSON")
     given = parser.parse_args(argv)
     brake = Brake()
@@ -501,13 +569,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(sys.stdout, json.dumps({"armed": brake.armed(), "undone": brake.last_undone()}, sort_keys=True))
             return 0
         if given.word == "confirm":
-            brake.confirm(given.token)
+            brake.confirm(given.token, ssh_connection())
             return 0
         record = brake.roll_back("reboot" if given.word == "boot" else "time")
     except Undone as error:
         say(sys.stderr, str(error))
         return EXIT_UNDONE
-    except (NotArmed, OSError, ValueError) as error:
+    except (NotArmed, OldConnection, OSError, ValueError) as error:
         say(sys.stderr, str(error))
         return EXIT_PROBLEM
     if record is None:

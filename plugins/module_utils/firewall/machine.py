@@ -79,6 +79,8 @@ class Outcome:
     diff: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    #: Whether it was changed from within an SSH login.
+    login: bool = False
 
 
 class Machine:
@@ -204,12 +206,18 @@ class Machine:
             )
         return found
 
+    def connection(self, wish: Wish) -> str:
+        """The SSH connection by which the task is here; empty without one."""
+        return brake.ssh_connection(wish.pid, self._proc)
+
     def arm(self, wish: Wish, reason: str, *, remember: bool = False, leaving: bool = False) -> str:
         """Refuse to lock somebody out, then arm the brake; its token."""
         if not leaving:
             lockout.refuse(self.locked_out(wish), accepted=wish.accepted)
         try:
-            return self.brake.arm(wish.seconds, reason, remember=remember, leaving=leaving)
+            return self.brake.arm(
+                wish.seconds, reason, remember=remember, leaving=leaving, connection=self.connection(wish)
+            )
         except brake.NotArmed as error:
             raise SovereignError("brake of the firewall", str(error), "Nothing was changed.") from None
 
@@ -218,6 +226,7 @@ class Machine:
         """Everything as the task wants it."""
         self.backends()
         outcome = self._present(wish, check_mode) if wish.state == "present" else self._absent(wish, check_mode)
+        outcome.login = bool(self.connection(wish))
         undone = self.brake.last_undone()
         if undone is not None:
             outcome.notes.insert(0, f"Last time {brake.told(undone)}")

@@ -39,7 +39,7 @@ try:
     else:
         outcome = here.bring(wish, check_mode=given['check'])
         answer = {'changed': outcome.changed, 'token': outcome.token, 'diff': outcome.diff, 'notes': outcome.notes,
-                  'kept': outcome.kept}
+                  'kept': outcome.kept, 'login': outcome.login}
 except SovereignError as error:
     answer = {'failed': str(error)}
 print(json.dumps(answer))

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from firewall_machine import ADMISSION, DRIVER, INSIDE, PARTS, SSH, SYNC, Machine
@@ -23,7 +25,7 @@ def test_first_run_then_nothing(machine: Machine) -> None:
     machine.confirm(done)
     for check in (False, True):
         again = machine.bring(SSH, ADMISSION, SYNC, check=check)
-        assert again == {"changed": False, "token": "", "diff": again["diff"], "notes": [], "kept": []}
+        assert again == {"changed": False, "token": "", "diff": again["diff"], "notes": [], "kept": [], "login": False}
         assert again["diff"]["before"] == again["diff"]["after"] == {}
     status = machine.run("ufw", "status", "verbose")
     assert "Status: active" in status and "deny (incoming), allow (outgoing), deny (routed)" in status
@@ -146,9 +148,68 @@ def test_what_nobody_confirms_is_undone(machine: Machine) -> None:
     assert machine.bring(SSH)["notes"] == [], "said until a change is confirmed"
 
 
+def over(machine: Machine, connection: str, *argv: str, text: str = "") -> str:
+    """Run a program as sudo below an SSH login: the variable is in the environment of a process above it alone."""
+    swept = 'env -u SSH_CONNECTION "$0" "$@" 2>&1; true'
+    return machine.place.run("env", f"SSH_CONNECTION={connection}", "sh", "-c", swept, *argv, text=text)
+
+
+def test_the_connection_that_stood_before_confirms_nothing(machine: Machine) -> None:
+    """Real processes: the module arms below one login, and the program on the machine is asked below another."""
+    first, second = ("100.64.0.9 50000 100.64.0.1 22", "100.64.0.9 50001 100.64.0.1 22")
+    asked = {"state": "present", "doors": [SSH], "inside": INSIDE, "seconds": 60, "over_ssh": True, "accepted": False}
+    given = json.dumps({**asked, "check": False, "arm": ""})
+    done = json.loads(over(machine, first, sys.executable, "-c", DRIVER, str(machine.collections), text=given))
+    assert done["token"] and done["login"]
+    confirm = ("python3", "-IB", str(PARTS / "brake.py"), "confirm", done["token"])
+    assert f"before the change ({first})" in over(machine, first, *confirm)
+    assert json.loads(machine.brake("status"))["armed"]["token"] == done["token"]
+    assert over(machine, second, *confirm) == "" and json.loads(machine.brake("status"))["armed"] is None
+    assert not machine.bring(SSH)["login"], "a console"
+
+
+CONFIRM = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  vars:
+    firewall_confirm_seconds: 60
+    __firewall_armed: {token: "%s", login: %s}
+  tasks:
+    - ansible.builtin.include_role: {name: mushishi.sovereign.firewall, tasks_from: confirm, rolespec_validate: false}
+"""
+
+
+@pytest.mark.parametrize("login", [True, False])
+def test_a_run_inside_a_login_waits_for_a_person(machine: Machine, tmp_path: Path, login: bool) -> None:
+    """``-c local`` in an SSH login or below tmux: it has no new connection. At a console it confirms at once."""
+    done = machine.bring(SSH)
+    play = tmp_path / "confirm.yml"
+    play.write_text(CONFIRM % (done["token"], str(login).lower()))
+    environment = {
+        "ANSIBLE_COLLECTIONS_PATH": str(machine.collections),
+        "ANSIBLE_HOME": str(tmp_path / "home"),
+        "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+        "ANSIBLE_NOCOLOR": "1",
+        "LC_ALL": "C.UTF-8",
+    }
+    words = [f"{name}={value}" for name, value in environment.items()]
+    argv = ["env", *words, sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", str(play)]
+    with (tmp_path / "said").open("w+") as said:
+        process = subprocess.Popen([*machine.place.inside, *argv], stdout=said, stderr=subprocess.STDOUT)
+        if login:
+            until("it waits", lambda: "Wait until somebody" in (tmp_path / "said").read_text(), 60)
+            assert json.loads(machine.brake("status"))["armed"] and process.poll() is None
+            machine.confirm(done)
+        assert process.wait(60) == 0, (tmp_path / "said").read_text()
+    text = (tmp_path / "said").read_text()
+    assert (f"brake.py confirm {done['token']}" in text) is login, text
+    assert json.loads(machine.brake("status"))["armed"] is None
+
+
 def test_a_confirmed_change_stays(machine: Machine) -> None:
-    machine.confirm(machine.bring(SSH, seconds=2))
-    machine.run("sleep", "4")
+    machine.confirm(machine.bring(SSH, seconds=8))
+    machine.run("sleep", "10")
     assert not machine.bring(SSH)["changed"] and "no change waits" in machine.brake("roll-back")
 
 

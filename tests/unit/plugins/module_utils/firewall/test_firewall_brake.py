@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.brake 
     END,
     Brake,
     NotArmed,
+    OldConnection,
     Undone,
+    Unfinished,
 )
 from hypothesis import given
 from hypothesis import strategies as some
@@ -119,6 +122,58 @@ def test_a_token_of_nobody(places: brake.Places) -> None:
     with pytest.raises(NotArmed):
         one.confirm("x")
     assert one.armed(), "a wrong token confirms nothing"
+
+
+OLD, NEW = "100.64.0.9 50000 100.64.0.1 22", "100.64.0.9 50001 100.64.0.1 22"
+
+
+def test_the_connection_from_before_confirms_nothing(places: brake.Places) -> None:
+    one = Brake(places, System().run)
+    token = one.arm(60, "UFW", connection=OLD)
+    with pytest.raises(OldConnection, match="was there before the change"):
+        one.confirm(token, OLD)
+    assert one.armed(), "it waits on"
+    one.confirm(token, NEW)
+    assert one.armed() is None
+    # At a console, or where nobody knew the connection: the token is all there is.
+    one.confirm(one.arm(60, "UFW", connection=OLD))
+    one.confirm(one.arm(60, "UFW"), NEW)
+
+
+def process(proc: Path, pid: int, parent: int, *environment: str) -> None:
+    """A process as /proc shows it."""
+    (proc / str(pid)).mkdir()
+    (proc / str(pid) / "environ").write_bytes("\0".join(environment).encode())
+    (proc / str(pid) / "stat").write_text(f"{pid} (a ) b) S {parent} 1 1\n")
+
+
+def test_which_connection_it_is(tmp_path: Path) -> None:
+    for pid, parent, words in (
+        *((1, 0, "PATH=/bin"), (7, 1, f"SSH_CONNECTION={OLD}"), (8, 7, "SUDO_USER=me"), (9, 1, "SSH_CONNECTION=x")),
+        *((10, 11, ""), (11, 10, ""), (12, 7, f"SSH_CONNECTION={NEW}")),
+    ):
+        process(tmp_path, pid, parent, words)
+    asked = {pid: brake.ssh_connection(pid, str(tmp_path)) for pid in (1, 7, 8, 9, 10, 12, 77)}
+    assert asked == {1: "", 7: OLD, 8: OLD, 9: "", 10: "", 12: NEW, 77: ""}
+
+
+def test_who_waits_hears_what_became_of_it(places: brake.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a run inside a login: somebody else confirms, or nobody does."""
+    one, looks = Brake(places, System().run), iter(range(9))
+    token = one.arm(60, "UFW", connection=OLD)
+    monkeypatch.setattr(brake.time, "sleep", lambda _s: one.confirm(token, NEW) if next(looks) == 2 else None)
+    one.wait(token)
+    assert next(looks) == 3, "it waited"
+    late = one.arm(60, "UFW", connection=OLD)
+    monkeypatch.setattr(brake.time, "sleep", lambda _s: one.roll_back())
+    with pytest.raises(Undone, match="nobody confirmed it"):
+        one.wait(late)
+    monkeypatch.setattr(brake.time, "sleep", lambda _s: None)
+    lost = one.arm(60, "UFW", connection=OLD)
+    later = time.time() + 900
+    monkeypatch.setattr(brake.time, "time", lambda: later)
+    with pytest.raises(Unfinished, match="not undone although its time is over"):
+        one.wait(lost)
 
 
 def test_a_timer_that_does_not_start_changes_nothing(places: brake.Places) -> None:
