@@ -39,6 +39,9 @@ EXIT_PROBLEM, EXIT_UNDONE = 1, 3
 _DEEPEST = 64
 # While somebody else is to confirm it, the machine is asked this often whether he has.
 _LOOK_SECONDS = 0.5
+# Who makes a change holds the lock until it is made, so that nothing is undone in the middle of it. One that hangs is
+# not waited for any longer than this; it looks before each further step whether its change still stands.
+HANGS_SECONDS = 120.0
 # The timer and what it starts need some time, too.
 _OVERDUE_SECONDS = 300
 
@@ -270,12 +273,27 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _try_for(descriptor: int, seconds: float) -> None:
+    """Take a lock that nobody else has, or leave it after a time."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return
+
+
 class Brake:
     """The brake of this machine."""
 
     def __init__(self, places: Places | None = None, run: Runner = run_program) -> None:
         self._places = places or Places()
         self._run = run
+        self._held = False
 
     @property
     def places(self) -> Places:
@@ -283,13 +301,24 @@ class Brake:
         return self._places
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody arms, confirms or undoes meanwhile: who comes second sees what the first has done."""
+    def alone(self, patience: float | None = None) -> Iterator[None]:
+        """Nobody arms, confirms or undoes meanwhile: who comes second sees what the first has done.
+
+        Who has it may take it again within. ``patience``: go on without it after so many seconds.
+        """
+        if self._held:
+            yield
+            return
         descriptor = os.open(self._places.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if patience is None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            else:
+                _try_for(descriptor, patience)
+            self._held = True
             yield
         finally:
+            self._held = False
             os.close(descriptor)
 
     # ---- what was there
@@ -474,9 +503,14 @@ class Brake:
         if record is not None and record["token"] == token:
             raise Undone(told(record))
 
+    def stands(self, token: str) -> bool:
+        """Whether a change still waits for its confirmation: nobody has undone it."""
+        mark = self.armed()
+        return mark is not None and mark["token"] == token
+
     def roll_back(self, cause: str = "time") -> dict[str, Any] | None:
         """Put back what was there; the record of it. ``cause`` reboot: files alone, as no rule is loaded yet."""
-        with self.alone():
+        with self.alone(HANGS_SECONDS):
             mark = self.armed()
             if mark is None:
                 return None

@@ -91,6 +91,8 @@ class Machine:
         self._places = places or brake.Places()
         self._proc = proc
         self.brake = brake.Brake(self._places, run)
+        # The change that is being made.
+        self._token = ""
 
     # ---- reading
     def _text(self, name: str) -> str:
@@ -211,15 +213,19 @@ class Machine:
         return brake.ssh_connection(wish.pid, self._proc)
 
     def arm(self, wish: Wish, reason: str, *, remember: bool = False, leaving: bool = False) -> str:
-        """Refuse to lock somebody out, then arm the brake; its token."""
+        """Refuse to lock somebody out, then arm the brake; its token.
+
+        Who goes on to change something does both while he is alone with the brake.
+        """
         if not leaving:
             lockout.refuse(self.locked_out(wish), accepted=wish.accepted)
         try:
-            return self.brake.arm(
+            self._token = self.brake.arm(
                 wish.seconds, reason, remember=remember, leaving=leaving, connection=self.connection(wish)
             )
         except brake.NotArmed as error:
             raise SovereignError("brake of the firewall", str(error), "Nothing was changed.") from None
+        return self._token
 
     # ---- changing
     def bring(self, wish: Wish, *, check_mode: bool) -> Outcome:
@@ -232,7 +238,19 @@ class Machine:
             outcome.notes.insert(0, f"Last time {brake.told(undone)}")
         return outcome
 
+    def _step(self) -> None:
+        """Before each step of a change: it is still ours to make.
+
+        Raises:
+            SovereignError: it took so long that it was undone.
+        """
+        if not self.brake.stands(self._token):
+            raise SovereignError(
+                _THING, "the change took so long that it was undone before it was made", "What hung? Then run again."
+            )
+
     def _command(self, argv: Sequence[str], text: str = "") -> None:
+        self._step()
         status, out, err = self._run(argv, text)
         if status != 0:
             raise SovereignError(
@@ -267,11 +285,12 @@ class Machine:
         outcome = Outcome(differences.changed, diff=differences.diff("firewall"))
         if not differences.changed or check_mode:
             return outcome
-        outcome.token = self.arm(wish, "UFW, DOCKER-USER and the list of doors", remember=True)
-        self._place_doors(document(wish.interface, wish.doors))
-        self._make(verdict)
-        if self.docker_runs():
-            self._docker_apply(wish)
+        with self.brake.alone():
+            outcome.token = self.arm(wish, "UFW, DOCKER-USER and the list of doors", remember=True)
+            self._place_doors(document(wish.interface, wish.doors))
+            self._make(verdict)
+            if self.docker_runs():
+                self._docker_apply(wish)
         again = ufw.judge(self.found(), wish.interface, wish.doors)
         if again.changed:
             left = [*again.kernel, *again.policies, *(rule.text for rule in again.delete)]
@@ -346,9 +365,11 @@ class Machine:
         path = self._places.etc / name
         status = path.stat()
         text = ufw.with_setting(path.read_text(encoding="utf-8"), key, value)
+        self._step()
         brake.write(path, text.encode(), status.st_mode & 0o7777, (status.st_uid, status.st_gid))
 
     def _docker_apply(self, wish: Wish) -> None:
+        self._step()
         try:
             self._policy(wish).apply()
         except docker_user.Fault as error:
@@ -389,17 +410,19 @@ class Machine:
             )
         if not differences.changed or check_mode:
             return outcome
-        outcome.token = self.arm(wish, "the whole firewall, which is taken away", leaving=True)
-        for argv in ufw.delete_commands([rule for rule in ours if self._path_of(rule) not in back]):
-            self._command(argv)
-        if before is not None:
-            for path in back:
-                before.put_back(path)
-            self._settings_back(before)
-            for problem in self.brake.load_ufw(before):
-                raise SovereignError(_THING, problem, "What was changed is undone by itself.")
-        self._places.doors.unlink(missing_ok=True)
-        self._docker_apply(wish)
+        with self.brake.alone():
+            outcome.token = self.arm(wish, "the whole firewall, which is taken away", leaving=True)
+            for argv in ufw.delete_commands([rule for rule in ours if self._path_of(rule) not in back]):
+                self._command(argv)
+            self._step()
+            if before is not None:
+                for path in back:
+                    before.put_back(path)
+                self._settings_back(before)
+                for problem in self.brake.load_ufw(before):
+                    raise SovereignError(_THING, problem, "What was changed is undone by itself.")
+            self._places.doors.unlink(missing_ok=True)
+            self._docker_apply(wish)
         return outcome
 
     def _path_of(self, rule: ufw.Rule) -> Path:

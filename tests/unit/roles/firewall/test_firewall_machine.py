@@ -257,6 +257,36 @@ def test_a_killed_run_is_undone(machine: Machine) -> None:
     assert machine.files() == files and "-P INPUT ACCEPT" in machine.rules()
 
 
+SLOW = """#!/bin/sh
+case "$*" in *enable*) %s ;; esac
+exec /usr/sbin/ufw "$@"
+"""
+
+
+def test_a_slow_change_is_made_and_then_undone_as_a_whole(machine: Machine) -> None:
+    """The timer runs out in the middle of it: what comes after that must not stay."""
+    before = machine.files(), machine.rules(), machine.rules("ip6tables")
+    machine.run("sh", "-c", "cat > /usr/local/sbin/ufw; chmod 755 /usr/local/sbin/ufw", text=SLOW % "sleep 5")
+    assert machine.bring(SSH, ADMISSION, seconds=2)["token"]
+    until("it is undone", lambda: "undone.json" in machine.run("ls", "/var/lib/mushishi-firewall"), 30)
+    assert (machine.files(), machine.rules(), machine.rules("ip6tables")) == before
+
+
+def test_a_change_that_hung_ends_when_it_was_undone(machine: Machine) -> None:
+    """Nobody waits for ever; whoever was overtaken changes nothing any more."""
+    before = machine.files()
+    undo = f"rm -f /run/timer; python3 -IB -c \"import sys; sys.path.insert(0, '{PARTS}'); import brake; "
+    undo += 'brake.HANGS_SECONDS = 0.1; brake.Brake().roll_back()\" || exit 9'
+    text = SLOW.replace("*enable*", "*routed*") % undo
+    machine.run("sh", "-c", "cat > /usr/local/sbin/ufw; chmod 755 /usr/local/sbin/ufw", text=text)
+    machine.run("sed", "-i", "s/FORWARD_POLICY=.*/FORWARD_POLICY=ACCEPT/", "/etc/default/ufw")
+    before = machine.files()
+    assert "it was undone before it was made" in machine.bring(SSH, ADMISSION)["failed"]
+    machine.run("rm", "/usr/local/sbin/ufw")
+    left = machine.files()
+    assert left["ufw/user.rules"] == before["ufw/user.rules"] and left["ufw/ufw.conf"] == before["ufw/ufw.conf"]
+
+
 GUARD = """table inet mushishi_guard
 flush table inet mushishi_guard
 table inet mushishi_guard {{

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -182,6 +183,33 @@ def test_a_timer_that_does_not_start_changes_nothing(places: brake.Places) -> No
     with pytest.raises(NotArmed, match="cannot be started"):
         Brake(places, system.run).arm(60, "UFW", remember=True)
     assert list(places.state.iterdir()) == []
+
+
+def test_nothing_is_undone_in_the_middle_of_a_change(places: brake.Places) -> None:
+    """Who makes it has the lock from the arming to the last step; the timer's program waits."""
+    maker, timer, done = Brake(places, System().run), Brake(places, System().run), []
+    with maker.alone():
+        token = maker.arm(60, "UFW")
+        thread = threading.Thread(target=lambda: done.append(timer.roll_back()))
+        thread.start()
+        for name in ("ufw/user.rules", "ufw/user6.rules"):
+            thread.join(0.4)
+            assert done == [] and maker.stands(token)
+            (places.etc / name).write_text("changed")
+    thread.join(30)
+    assert done and done[0] and not maker.stands(token)
+    for name in ("ufw/user.rules", "ufw/user6.rules"):
+        assert (places.etc / name).read_text() == f"{name} as it was\n"
+
+
+def test_one_that_hangs_is_not_waited_for(places: brake.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brake, "HANGS_SECONDS", 0.7)
+    maker, timer = Brake(places, System().run), Brake(places, System().run)
+    with maker.alone():
+        token = maker.arm(60, "UFW")
+        began = time.monotonic()
+        assert timer.roll_back() and time.monotonic() - began >= 0.7
+        assert not maker.stands(token), "and it sees that when it goes on"
 
 
 def test_what_cannot_be_put_back_is_said_and_the_rest_is(places: brake.Places) -> None:
