@@ -34,7 +34,10 @@ UFW_INIT = "/lib/ufw/ufw-init"
 BEGIN, END = "    # doors: begin\n", "    # doors: end\n"
 NO_DOORS = f"{BEGIN}    chain doors_input {{\n    }}\n    chain doors_forward {{\n    }}\n{END}"
 FAMILIES = {"iptables": "ufw", "ip6tables": "ufw6"}
-EXIT_PROBLEM, EXIT_UNDONE = 1, 3
+#: Tried again by systemd: everything but success and "undone as far as it can be" (EXIT_LEFT).
+EXIT_PROBLEM, EXIT_UNDONE, EXIT_UNFINISHED, EXIT_LEFT = 1, 3, 4, 5
+#: So often what could not be put back is tried again, before the rest is called done and said.
+TRIES = 3
 # No login is deeper than this below its sshd.
 _DEEPEST = 64
 # While somebody else is to confirm it, the machine is asked this often whether he has.
@@ -42,6 +45,8 @@ _LOOK_SECONDS = 0.5
 # Who makes a change holds the lock until it is made, so that nothing is undone in the middle of it. One that hangs is
 # not waited for any longer than this; it looks before each further step whether its change still stands.
 HANGS_SECONDS = 120.0
+# A timer fires within a second of its time.
+_GRACE_SECONDS = 2
 # The timer and what it starts need some time, too.
 _OVERDUE_SECONDS = 300
 
@@ -405,8 +410,10 @@ class Brake:
 
         Raises:
             NotArmed: another change waits, or the timer cannot be started. Nothing was changed.
+            Unfinished: an earlier one should have been undone, and cannot be.
         """
         with self.alone():
+            self.settle()
             waiting = self.armed()
             if waiting is not None:
                 left = max(0, int(waiting["deadline"] - time.time()))
@@ -433,8 +440,9 @@ class Brake:
                 "connection": connection,
             }
             write(self._places.mark, json.dumps(mark, sort_keys=True).encode())
-            # What an earlier change has left: a timer that ran out stays until it is stopped.
-            self._run(["systemctl", "stop", f"{UNIT}.timer"], "")
+            # What an earlier change has left: a timer that ran out stays until it is stopped, and what it has started
+            # may wait for its next try, which would then undo this change.
+            self._run(["systemctl", "stop", f"{UNIT}.timer", f"{UNIT}.service"], "")
             timer = ["--timer-property=AccuracySec=1s", "--timer-property=RemainAfterElapse=no"]
             argv = ["systemd-run", f"--on-active={seconds}s", *timer, f"--unit={UNIT}.service"]
             status, _out, err = self._run(argv, "")
@@ -442,6 +450,32 @@ class Brake:
                 self._forget(mark)
                 raise NotArmed(f"the timer that undoes the change cannot be started: {err.strip()[:300]}")
         return str(mark["token"])
+
+    def overdue(self) -> dict[str, Any] | None:
+        """The change that should have been undone by now: its timer never came to be, or its undoing has failed."""
+        mark = self.armed()
+        if mark is None or (time.time() <= mark["deadline"] + _GRACE_SECONDS and mark["boot"] == self._boot()):
+            return None
+        return mark
+
+    def settle(self) -> bool:
+        """Undo what is overdue; whether something was.
+
+        Raises:
+            Unfinished: it cannot be undone.
+        """
+        with self.alone():
+            if self.overdue() is None:
+                return False
+            for left in reversed(range(TRIES)):
+                try:
+                    self.roll_back()
+                except Unfinished:
+                    if not left:
+                        raise
+                else:
+                    break
+        return True
 
     def _boot(self) -> str:
         return self._places.boot.read_text(encoding="ascii").strip()
@@ -468,6 +502,8 @@ class Brake:
                 if record is not None and record["token"] == token:
                     raise Undone(told(record))
                 raise NotArmed("no change with this token waits for a confirmation")
+            if mark.get("tries"):
+                raise Undone(f"the change of {mark['reason']} is being undone: nobody confirmed it in time.")
             if connection and connection == mark.get("connection"):
                 raise OldConnection(
                     f"this is the connection that was there before the change ({connection}), which stays open "
@@ -509,28 +545,50 @@ class Brake:
         return mark is not None and mark["token"] == token
 
     def roll_back(self, cause: str = "time") -> dict[str, Any] | None:
-        """Put back what was there; the record of it. ``cause`` reboot: files alone, as no rule is loaded yet."""
+        """Put back what was there; the record of it. ``cause`` reboot: files alone, as no rule is loaded yet.
+
+        Raises:
+            Unfinished: something could not be put back; the mark stays, so that it is tried again. At the last try, and
+                after a reboot, where there is one alone, the rest is told in the record instead.
+        """
         with self.alone(HANGS_SECONDS):
             mark = self.armed()
             if mark is None:
                 return None
-            problems: list[str] = []
-            snapshot = Snapshot.read(self._places.pending)
-            steps = [self._guard_back, self._files_back]
-            if cause != "reboot":
-                # UFW is loaded anew only when it was touched: a change of the guard's doors leaves it alone.
-                moved = not all(snapshot.same(path) for path in self._places.files[: len(UFW_FILES)])
-                moved = moved or self.kernel() != snapshot.index["kernel"]
-                steps += [*([self._kernel_back] if moved else []), self._docker_back]
-            for step in steps:
-                try:
-                    problems += step(snapshot, cause)
-                except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-                    problems.append(str(error))
-            record = {**mark, "cause": cause, "when": date(time.time()), "problems": problems}
-            write(self._places.undone, json.dumps(record, sort_keys=True).encode())
+            try:
+                problems = self._put_back(Snapshot.read(self._places.pending), cause)
+                tries = mark.get("tries", 0) + 1
+                if problems and cause != "reboot" and tries < TRIES:
+                    write(self._places.mark, json.dumps({**mark, "tries": tries}, sort_keys=True).encode())
+                    raise Unfinished(f"this could not be put back yet: {'; '.join(problems)}")
+                record = {**mark, "cause": cause, "when": date(time.time()), "problems": problems}
+                write(self._places.undone, json.dumps(record, sort_keys=True).encode())
+            except (OSError, ValueError, LookupError, TypeError, subprocess.TimeoutExpired) as error:
+                raise Unfinished(
+                    f"the change of {mark['reason']} cannot be undone: {error!r}. What was there before lies in "
+                    f"{self._places.pending}. When the machine is as you want it: rm {self._places.mark}"
+                ) from error
             self._forget(mark)
         return record
+
+    def _put_back(self, snapshot: Snapshot, cause: str) -> list[str]:
+        """Everything, whatever fails on the way; what could not be put back."""
+        steps = [self._guard_back, self._files_back]
+        if cause != "reboot":
+            steps += [self._kernel_back, self._docker_back]
+        problems: list[str] = []
+        # UFW is loaded anew only when it was touched: a change of the guard's doors leaves it alone. One that was tried
+        # before has its files back already.
+        moved = not all(snapshot.same(path) for path in self._places.files[: len(UFW_FILES)])
+        mark = self.armed() or {}
+        if not (moved or mark.get("tries") or cause == "reboot" or self.kernel() != snapshot.index["kernel"]):
+            steps.remove(self._kernel_back)
+        for step in steps:
+            try:
+                problems += step(snapshot, cause)
+            except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+                problems.append(str(error))
+        return problems
 
     def _guard_back(self, snapshot: Snapshot, cause: str) -> list[str]:
         """The doors of the guard, and no other line of its rules: what is sovereign stays guarded by the newest."""
@@ -609,6 +667,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Undone as error:
         say(sys.stderr, str(error))
         return EXIT_UNDONE
+    except Unfinished as error:
+        say(sys.stderr, str(error))
+        return EXIT_UNFINISHED
     except (NotArmed, OldConnection, OSError, ValueError) as error:
         say(sys.stderr, str(error))
         return EXIT_PROBLEM
@@ -616,7 +677,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(sys.stdout, "no change waits")
         return 0
     say(sys.stderr, told(record))
-    return EXIT_PROBLEM if record["problems"] else 0
+    return EXIT_LEFT if record["problems"] else 0
 
 
 if __name__ == "__main__":

@@ -223,7 +223,7 @@ class Machine:
             self._token = self.brake.arm(
                 wish.seconds, reason, remember=remember, leaving=leaving, connection=self.connection(wish)
             )
-        except brake.NotArmed as error:
+        except (brake.NotArmed, brake.Unfinished) as error:
             raise SovereignError("brake of the firewall", str(error), "Nothing was changed.") from None
         return self._token
 
@@ -231,8 +231,10 @@ class Machine:
     def bring(self, wish: Wish, *, check_mode: bool) -> Outcome:
         """Everything as the task wants it."""
         self.backends()
+        settled = self._settle(check_mode)
         outcome = self._present(wish, check_mode) if wish.state == "present" else self._absent(wish, check_mode)
         outcome.login = bool(self.connection(wish))
+        outcome.changed = outcome.changed or settled
         undone = self.brake.last_undone()
         if undone is not None:
             outcome.notes.insert(0, f"Last time {brake.told(undone)}")
@@ -248,6 +250,15 @@ class Machine:
             raise SovereignError(
                 _THING, "the change took so long that it was undone before it was made", "What hung? Then run again."
             )
+
+    def _settle(self, check_mode: bool) -> bool:
+        """What should have been undone long ago is undone before anything is compared; whether something was, or is."""
+        if check_mode:
+            return self.brake.overdue() is not None
+        try:
+            return self.brake.settle()
+        except brake.Unfinished as error:
+            raise SovereignError("brake of the firewall", str(error), "Nothing was changed.") from None
 
     def _command(self, argv: Sequence[str], text: str = "") -> None:
         self._step()

@@ -49,7 +49,7 @@ SYSTEMCTL = """#!/bin/sh
 echo "systemctl $*" >> /run/said
 case "$*" in
 "is-active docker.service") if [ -e /run/docker-runs ]; then echo active; else echo inactive; exit 3; fi ;;
-"stop mushishi-firewall-rollback.timer") rm -f /run/timer ;;
+"stop mushishi-firewall-rollback.timer"*) rm -f /run/timer ;;
 "try-restart mushishi-docker-user.service")
     [ ! -e /run/docker-runs ] || python3 -IB @PARTS@/docker_user.py apply @INSIDE@ ;;
 esac

@@ -246,6 +246,20 @@ def test_without_a_timer_nothing_is_changed(machine: Machine) -> None:
     assert machine.files() == files and machine.run("ls", "/var/lib/mushishi-firewall").strip() == ""
 
 
+def test_a_mark_without_a_timer_is_undone_by_the_next_run(machine: Machine) -> None:
+    """Killed between the mark and the timer, or after an undoing that failed. A dry run says that something is due."""
+    machine.confirm(machine.bring(SSH))
+    confirmed = machine.files()
+    assert machine.bring(SSH, ADMISSION, seconds=20)["token"]
+    machine.run("rm", "/run/timer")
+    mark = "/var/lib/mushishi-firewall/pending/armed.json"
+    machine.run("sed", "-i", 's/"deadline": [0-9.]*/"deadline": 1/', mark)
+    assert machine.bring(SSH, ADMISSION, check=True)["changed"], "the files are as wanted, and will not stay so"
+    done = machine.bring(SSH)
+    assert done["changed"] and done["token"] == "" and machine.files() == confirmed
+    assert "Last time the change of UFW" in done["notes"][0] and not machine.bring(SSH)["changed"]
+
+
 def test_a_killed_run_is_undone(machine: Machine) -> None:
     """The controller, or the module, dies between two commands of UFW."""
     files = machine.files()

@@ -218,10 +218,95 @@ def test_what_cannot_be_put_back_is_said_and_the_rest_is(places: brake.Places) -
     one.arm(60, "UFW")
     (places.etc / "ufw/ufw.conf").write_text("changed")
     system.fails = "iptables-restore"
+    token = one.armed()["token"]
+    for _try in range(brake.TRIES - 1):
+        with pytest.raises(Unfinished, match="could not be put back yet: iptables-restore"):
+            one.roll_back()
+        assert (places.etc / "ufw/ufw.conf").read_text() == "ufw/ufw.conf as it was\n"
+        with pytest.raises(Undone, match="is being undone"):
+            one.confirm(token)
     record = one.roll_back()
     assert record and len(record["problems"]) == 1 and "iptables-restore" in record["problems"][0]
+    assert "could not be put back" in brake.told(record) and one.armed() is None
+
+
+def test_what_fails_once_is_put_back_at_the_next_try(places: brake.Places) -> None:
+    """The files are back after the first try; the kernel is not forgotten for that."""
+    system = System()
+    one = Brake(places, system.run)
+    one.arm(60, "UFW")
+    (places.etc / "ufw/ufw.conf").write_text("changed")
+    system.fails = "iptables-restore"
+    with pytest.raises(Unfinished):
+        one.roll_back()
+    system.fails = ""
+    system.said.clear()
+    record = one.roll_back()
+    assert record and record["problems"] == [] and any("iptables-restore" in said for said in system.said)
+
+
+LATER = time.time() + 9000
+
+
+@pytest.mark.parametrize("killed", ["before the timer", "by a failed undoing", "by a boot that undid nothing"])
+def test_a_mark_without_a_timer_blocks_nobody(
+    places: brake.Places, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    system = System()
+    one = Brake(places, system.run)
+    one.arm(60, "UFW")
+    (places.etc / "ufw/ufw.conf").write_text("changed")
+    if killed == "by a failed undoing":
+        index = (places.pending / "index.json").read_text()
+        (places.pending / "index.json").write_text("{")
+        with pytest.raises(Unfinished, match="cannot be undone"):
+            one.roll_back()
+        assert one.armed(), "it is tried again"
+        (places.pending / "index.json").write_text(index)
+    with pytest.raises(NotArmed, match="waits for its confirmation"):
+        one.arm(60, "again")
+    if killed == "by a boot that undid nothing":
+        places.boot.write_text("two\n")
+    else:
+        monkeypatch.setattr(brake.time, "time", lambda: LATER)
+    token = one.arm(60, "again")
     assert (places.etc / "ufw/ufw.conf").read_text() == "ufw/ufw.conf as it was\n"
-    assert "could not be put back" in brake.told(record)
+    assert one.last_undone()["reason"] == "UFW" and one.stands(token)
+
+
+def test_what_cannot_be_undone_at_all_says_what_to_do(places: brake.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Brake(places, System().run)
+    one.arm(60, "UFW")
+    (places.pending / "index.json").unlink()
+    monkeypatch.setattr(brake.time, "time", lambda: LATER)
+    with pytest.raises(Unfinished, match=f"as you want it: rm {places.mark}"):
+        one.arm(60, "again")
+
+
+def test_the_record_that_cannot_be_written_leaves_the_mark(places: brake.Places) -> None:
+    """A full disk: whoever comes next learns what happened, and the timer's program is run again."""
+    one = Brake(places, System().run)
+    one.arm(60, "UFW")
+    places.undone.mkdir()
+    with pytest.raises(Unfinished):
+        one.roll_back()
+    places.undone.rmdir()
+    assert one.armed() and one.roll_back()
+
+
+def test_exit_statuses_are_those_of_the_unit(
+    checkout: Path, places: brake.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd starts it again for each status but success and the one that says that the rest cannot be put back."""
+    system = System()
+    monkeypatch.setattr(brake, "Brake", lambda: Brake(places, system.run))
+    Brake(places, system.run).arm(60, "UFW")
+    (places.etc / "ufw/ufw.conf").write_text("changed")
+    system.fails = "iptables-restore"
+    said = [brake.main(["roll-back"]) for _try in range(brake.TRIES)]
+    assert said == [brake.EXIT_UNFINISHED] * (brake.TRIES - 1) + [brake.EXIT_LEFT]
+    unit = (checkout / "roles/firewall/templates/mushishi-firewall-rollback.service.j2").read_text()
+    assert f"\nRestartPreventExitStatus={brake.EXIT_LEFT}\n" in unit and "\nRestart=on-failure\n" in unit
 
 
 def test_after_a_reboot_files_alone_are_put_back(places: brake.Places) -> None:
