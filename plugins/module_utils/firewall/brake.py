@@ -627,6 +627,9 @@ class Brake:
         for name, value in snapshot.index["switches"].items():
             try:
                 (self._places.switches / name).write_text(f"{value}\n", encoding="ascii")
+            except FileNotFoundError:
+                # A kernel that has come since, without IPv6: there is nothing to set.
+                continue
             except OSError as error:
                 problems.append(f"{name}: {error.strerror}")
         return problems

@@ -22,6 +22,8 @@ from typing import Any, TextIO
 
 CHAIN = "MUSHISHI-DOORS"
 DOORS = Path("/etc/mushishi/doors.json")
+#: Not there when the kernel was told to do without IPv6 (ipv6.disable=1). UFW asks the same.
+IPV6 = Path("/proc/sys/net/ipv6")
 #: Program of each family, and how it refuses what is not TCP.
 FAMILIES = {"iptables": "icmp-admin-prohibited", "ip6tables": "icmp6-adm-prohibited"}
 #: What Docker's own packet filter of nftables calls its tables.
@@ -160,6 +162,9 @@ class Policy:
         """
         found = {}
         for family in FAMILIES:
+            if family == "ip6tables" and not IPV6.exists():
+                # The program answers all the same, with a table that no packet ever comes to.
+                continue
             status, out, _err = self._run([family, "-V"], "")
             if status == 0 and "legacy" in out:
                 raise Fault(
@@ -167,8 +172,6 @@ class Policy:
                     f"update-alternatives --set {family} /usr/sbin/{family}-nft"
                 )
             status, out, err = self._run([family, "-S"], "")
-            if status != 0 and family == "ip6tables" and not Path("/proc/sys/net/ipv6").exists():
-                continue
             if status != 0:
                 raise Fault(f"{family} -S: {err.strip()[:200] or status}")
             found[family] = filter_from(out)

@@ -323,7 +323,8 @@ class Machine:
             differences.compare("IPV6", settings.get("IPV6"), "yes")
         before = {f"v{rule.family} {rule.port}/{rule.protocol} {rule.way}" for rule in found.rules if rule.ours}
         gone = {f"v{rule.family} {rule.port}/{rule.protocol} {rule.way}" for rule in verdict.delete}
-        new = {f"v{family} {what[2]}/{what[1]} {what[3]}" for what, _comment in verdict.add for family in (4, 6)}
+        families = sorted(found.families)
+        new = {f"v{family} {what[2]}/{what[1]} {what[3]}" for what, _comment in verdict.add for family in families}
         if verdict.delete or verdict.add:
             # A door that only gets another name has the same rule before and after.
             old, named = sorted(rule.comment for rule in verdict.delete), sorted(comment for _w, comment in verdict.add)

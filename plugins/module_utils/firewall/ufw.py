@@ -134,9 +134,16 @@ class Found:
         return settings_from(self.switch).get("ENABLED", "no").lower() == "yes"
 
     @property
+    def families(self) -> set[int]:
+        """Those that the kernel has (ipv6.disable=1: IPv4 alone). UFW writes and takes away rules of no other."""
+        programs = {"iptables": 4, "ip6tables": 6}
+        return {programs[program] for program in self.kernel} or {4, 6}
+
+    @property
     def rules(self) -> list[Rule]:
-        """Those of both families."""
-        return [*rules_from(self.rules4, 4), *rules_from(self.rules6, 6)]
+        """Those of the families that the kernel has."""
+        texts = {4: self.rules4, 6: self.rules6}
+        return [rule for family in sorted(self.families) for rule in rules_from(texts[family], family)]
 
 
 def label(door: Door) -> str:
@@ -176,7 +183,7 @@ def judge(found: Found, interface: str, doors: Sequence[Door]) -> Judgement:
     for what, comment in wanted.items():
         same = [rule for rule in kept if rule.opens == what]
         # A rule of the user that opens the same is enough, and stays the user's: a comment would make it ours.
-        if {rule.family for rule in same} != {4, 6}:
+        if {rule.family for rule in same} != found.families:
             add.append((what, comment if all(rule.ours for rule in same) else ""))
     policies = [name for name, (value, _words) in POLICIES.items() if settings.get(name) != value]
     return Judgement(

@@ -119,6 +119,36 @@ def test_policies_and_ipv6_are_set(machine: Machine) -> None:
     assert not machine.bring(SSH)["changed"]
 
 
+NO_IPV6 = """
+for one in all default; do echo 1 > /proc/sys/net/ipv6/conf/$one/disable_ipv6; done
+mount -t tmpfs tmpfs /srv
+for one in ipv4 core netfilter; do
+    mkdir /srv/$one
+    [ ! -d /proc/sys/net/$one ] || mount --bind /proc/sys/net/$one /srv/$one
+done
+mount --rbind /srv /proc/sys/net
+"""
+
+
+def test_a_kernel_without_ipv6(machine: Machine) -> None:
+    """``ipv6.disable=1``, as far as programs see it: UFW writes IPv4 alone, and that is all there is to have."""
+    machine.confirm(machine.bring(SSH, SYNC))
+    machine.run("sh", "-c", NO_IPV6)
+    assert "IPv6" not in machine.run("ufw", "show", "added")
+    assert not machine.bring(SSH, SYNC)["changed"]
+    foretold = machine.bring(SSH, ADMISSION, check=True)
+    done = machine.bring(SSH, ADMISSION)
+    assert done.get("token") and done["diff"] == foretold["diff"], done
+    machine.confirm(done)
+    assert not machine.bring(SSH, ADMISSION)["changed"]
+    machine.confirm(machine.bring(state="absent"))
+    assert not machine.bring(state="absent")["changed"]
+    done = machine.bring(SSH)
+    assert done.get("token"), done
+    machine.confirm(done)
+    assert not machine.bring(SSH)["changed"], "from nothing, too"
+
+
 # ---- the brake
 def test_what_nobody_confirms_is_undone(machine: Machine) -> None:
     machine.run("iptables", "-P", "FORWARD", "DROP")

@@ -148,6 +148,16 @@ def test_what_is_not_in_force_is_a_fault(doors: Path, kernel: Kernel, words: str
         Policy(["lo"], doors, kernel.run).apply()
 
 
+def test_a_kernel_without_ipv6_has_one_table(
+    doors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program for IPv6 answers there, too."""
+    monkeypatch.setattr(docker_user, "IPV6", tmp_path / "none")
+    kernel = Kernel()
+    policy = Policy(["lo"], doors, kernel.run)
+    assert policy.apply() and list(policy.families()) == ["iptables"] and kernel.restored == 1
+
+
 def test_docker_s_own_filter_is_named(doors: Path) -> None:
     kernel = Kernel("")
     kernel.nft = "table ip docker-bridges\n"

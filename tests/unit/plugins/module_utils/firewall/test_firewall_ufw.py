@@ -149,6 +149,18 @@ def test_what_the_kernel_lacks(old: str, new: str, words: str) -> None:
     assert (any(words in fault for fault in faults)) if words else faults == []
 
 
+def test_without_ipv6_in_the_kernel_its_rules_are_not_asked_for() -> None:
+    """ufw writes IPv4 alone then, and leaves what is in user6.rules as it is."""
+    here = {"iptables": filter_from(kernel(SSH))}
+    four, six = rules(tuple_of(SSH, 4, ufw.label(SSH))), rules(tuple_of(WEB, 6, ufw.label(WEB)))
+    there = ufw.Found(SETTINGS, ON, four, six, here)
+    verdict = ufw.judge(there, "tailscale0", [SSH])
+    assert (verdict.add, verdict.delete) == ([], [])
+    both = ufw.Found(SETTINGS, ON, four, six, {**here, "ip6tables": filter_from(kernel(prefix="ufw6"))})
+    verdict = ufw.judge(both, "tailscale0", [SSH])
+    assert [what[2] for what, _c in verdict.add] == ["22"] and [rule.port for rule in verdict.delete] == ["4001"]
+
+
 def test_no_ipv6_in_the_kernel_is_no_fault() -> None:
     there = ufw.Found(SETTINGS, ON, file_of(SSH), file_of(SSH, prefix="ufw6"), {"iptables": filter_from(kernel(SSH))})
     assert ufw.kernel_faults(there, {"iptables": ufw.KERNEL_POLICIES}) == []
