@@ -198,6 +198,21 @@ def test_the_connection_that_stood_before_confirms_nothing(machine: Machine) -> 
     assert not machine.bring(SSH)["login"], "a console"
 
 
+def played(machine: Machine, folder: Path, text: str) -> list[str]:
+    """The command line that plays a book on the machine itself."""
+    book = folder / "book.yml"
+    book.write_text(text)
+    environment = {
+        "ANSIBLE_COLLECTIONS_PATH": str(machine.collections),
+        "ANSIBLE_HOME": str(folder / "home"),
+        "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+        "ANSIBLE_NOCOLOR": "1",
+        "LC_ALL": "C.UTF-8",
+    }
+    words = [f"{name}={value}" for name, value in environment.items()]
+    return ["env", *words, sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", str(book)]
+
+
 CONFIRM = """
 - hosts: localhost
   connection: local
@@ -214,17 +229,7 @@ CONFIRM = """
 def test_a_run_inside_a_login_waits_for_a_person(machine: Machine, tmp_path: Path, login: bool) -> None:
     """``-c local`` in an SSH login or below tmux: it has no new connection. At a console it confirms at once."""
     done = machine.bring(SSH)
-    play = tmp_path / "confirm.yml"
-    play.write_text(CONFIRM % (done["token"], str(login).lower()))
-    environment = {
-        "ANSIBLE_COLLECTIONS_PATH": str(machine.collections),
-        "ANSIBLE_HOME": str(tmp_path / "home"),
-        "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-        "ANSIBLE_NOCOLOR": "1",
-        "LC_ALL": "C.UTF-8",
-    }
-    words = [f"{name}={value}" for name, value in environment.items()]
-    argv = ["env", *words, sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", str(play)]
+    argv = played(machine, tmp_path, CONFIRM % (done["token"], str(login).lower()))
     with (tmp_path / "said").open("w+") as said:
         process = subprocess.Popen([*machine.place.inside, *argv], stdout=said, stderr=subprocess.STDOUT)
         if login:
@@ -434,6 +439,37 @@ def test_docker_s_own_tables_are_refused(machine: Machine) -> None:
 def test_legacy_iptables_is_refused(machine: Machine) -> None:
     machine.run("ln", "-s", "/usr/sbin/xtables-legacy-multi", "/usr/local/sbin/iptables")
     assert "update-alternatives --set iptables" in machine.bring(SSH)["failed"]
+
+
+PREFLIGHT = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  vars: {firewall_state: %s}
+  tasks:
+    - ansible.builtin.include_role: {name: mushishi.sovereign.firewall, tasks_from: preflight, rolespec_validate: false}
+"""
+INSTALLED = "mkdir -p /var/lib/dpkg; printf 'Package: %s\\nStatus: install ok %s\\n' > /var/lib/dpkg/status"
+ANSWER = "mkdir -p /run/answers; echo %s > '/run/answers/%s'"
+
+
+@pytest.mark.parametrize(
+    ("command", "state", "words"),
+    [
+        (INSTALLED % ("netfilter-persistent", "installed"), "present", "netfilter-persistent is at work"),
+        (ANSWER % ("active", "is-active firewalld.service"), "present", "firewalld is at work"),
+        (ANSWER % ("masked", "is-enabled ufw.service"), "present", "systemctl unmask ufw.service"),
+        (INSTALLED % ("iptables-persistent", "config-files"), "present", ""),
+        (ANSWER % ("masked", "is-enabled ufw.service"), "absent", ""),
+    ],
+)
+def test_what_would_undo_it_at_boot_is_refused(
+    machine: Machine, tmp_path: Path, command: str, state: str, words: str
+) -> None:
+    """The role's preflight, played by Ansible; the last two are controls."""
+    machine.run("sh", "-c", command)
+    said = " ".join(machine.run(*played(machine, tmp_path, PREFLIGHT % state), check=False).split())
+    assert ((words in said) if words else "failed=0" in said) and ("failed=1" in said) is bool(words), said
 
 
 def test_managed_builtins_are_refused(machine: Machine) -> None:
