@@ -19,6 +19,8 @@ POLICIES = {
     "DEFAULT_OUTPUT_POLICY": ("ACCEPT", ("allow", "outgoing")),
     "DEFAULT_FORWARD_POLICY": ("DROP", ("deny", "routed")),
 }
+#: Who shuts what goes out is stricter than we are, and stays so.
+STRICTER = {"DEFAULT_OUTPUT_POLICY": ("DROP", "REJECT")}
 #: Built-in chain → the policy that the kernel then has.
 KERNEL_POLICIES = {"INPUT": "DROP", "OUTPUT": "ACCEPT", "FORWARD": "DROP"}
 _HOOKS = {
@@ -185,15 +187,25 @@ def judge(found: Found, interface: str, doors: Sequence[Door]) -> Judgement:
         # A rule of the user that opens the same is enough, and stays the user's: a comment would make it ours.
         if {rule.family for rule in same} != found.families:
             add.append((what, comment if all(rule.ours for rule in same) else ""))
-    policies = [name for name, (value, _words) in POLICIES.items() if settings.get(name) != value]
+    policies = [
+        name
+        for name, (value, _words) in POLICIES.items()
+        if settings.get(name) not in (value, *STRICTER.get(name, ()))
+    ]
     return Judgement(
         policies=policies,
         ipv6=settings.get("IPV6", "no").lower() != "yes",
         delete=delete,
         add=add,
         enable=not found.enabled,
-        kernel=kernel_faults(found, dict.fromkeys(found.kernel, KERNEL_POLICIES)) if found.enabled else [],
+        kernel=kernel_faults(found, dict.fromkeys(found.kernel, kernel_policies(settings))) if found.enabled else [],
     )
+
+
+def kernel_policies(settings: Mapping[str, str]) -> dict[str, str]:
+    """Built-in chain → the policy that the kernel shall have. A REJECT of UFW is a DROP behind a chain that rejects."""
+    stricter = settings.get("DEFAULT_OUTPUT_POLICY") in STRICTER["DEFAULT_OUTPUT_POLICY"]
+    return {**KERNEL_POLICIES, **({"OUTPUT": "DROP"} if stricter else {})}
 
 
 def kernel_faults(found: Found, policies: Mapping[str, Mapping[str, str]]) -> list[str]:

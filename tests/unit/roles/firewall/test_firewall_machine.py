@@ -119,6 +119,19 @@ def test_policies_and_ipv6_are_set(machine: Machine) -> None:
     assert not machine.bring(SSH)["changed"]
 
 
+@pytest.mark.parametrize("policy", ["deny", "reject", "allow"])
+def test_who_shuts_what_goes_out_keeps_it_shut(machine: Machine, policy: str) -> None:
+    """Our rules open nothing that the user has shut; the last is the control."""
+    machine.run("ufw", "default", policy, "outgoing")
+    machine.stranger.echo((7777,))
+    asked = ("tcp", "198.51.100.9", 7777)
+    machine.confirm(machine.bring(SSH))
+    assert not machine.bring(SSH)["changed"]
+    word = {"deny": "DROP", "reject": "REJECT", "allow": "ACCEPT"}[policy]
+    assert f'DEFAULT_OUTPUT_POLICY="{word}"' in machine.files()["default/ufw"]
+    assert (machine.place.knock([asked])[asked] == "open") is (policy == "allow")
+
+
 NO_IPV6 = """
 for one in all default; do echo 1 > /proc/sys/net/ipv6/conf/$one/disable_ipv6; done
 mount -t tmpfs tmpfs /srv

@@ -52,6 +52,10 @@ def test_as_it_shall_be() -> None:
         (SETTINGS.replace('FORWARD_POLICY="DROP"', 'FORWARD_POLICY="ACCEPT"'), ["DEFAULT_FORWARD_POLICY"], False),
         (SETTINGS + "DEFAULT_INPUT_POLICY=ACCEPT\n", ["DEFAULT_INPUT_POLICY"], False),
         ("#IPV6=no\n" + SETTINGS, [], False),
+        # Stricter than ours for what goes out; that is not loosened. For what comes in there is one policy.
+        (SETTINGS.replace('OUTPUT_POLICY="ACCEPT"', 'OUTPUT_POLICY="DROP"'), [], False),
+        (SETTINGS.replace('OUTPUT_POLICY="ACCEPT"', 'OUTPUT_POLICY="REJECT"'), [], False),
+        (SETTINGS.replace('INPUT_POLICY="DROP"', 'INPUT_POLICY="REJECT"'), ["DEFAULT_INPUT_POLICY"], False),
     ],
 )
 def test_settings_that_differ(settings: str, policies: list[str], ipv6: bool) -> None:
@@ -147,6 +151,15 @@ def test_what_the_kernel_lacks(old: str, new: str, words: str) -> None:
     there = ufw.Found(SETTINGS, ON, file_of(SSH, WEB), "", {"iptables": filter_from(text.replace(old, new))})
     faults = ufw.kernel_faults(there, {"iptables": ufw.KERNEL_POLICIES})
     assert (any(words in fault for fault in faults)) if words else faults == []
+
+
+@pytest.mark.parametrize("policy", ["DROP", "REJECT", "ACCEPT"])
+def test_the_kernel_s_policy_for_what_goes_out_is_the_user_s(policy: str) -> None:
+    settings = SETTINGS.replace('OUTPUT_POLICY="ACCEPT"', f'OUTPUT_POLICY="{policy}"')
+    shut = filter_from(kernel().replace("-P OUTPUT ACCEPT", "-P OUTPUT DROP"))
+    for now, fits in ((shut, policy != "ACCEPT"), (filter_from(kernel()), policy == "ACCEPT")):
+        verdict = ufw.judge(ufw.Found(settings, ON, rules(), "", {"iptables": now}), "tailscale0", [])
+        assert any("policy of OUTPUT" in fault for fault in verdict.kernel) is not fits
 
 
 def test_without_ipv6_in_the_kernel_its_rules_are_not_asked_for() -> None:
