@@ -12,7 +12,8 @@ description:
   - Reads UFW's files, the kernel's filter tables and Docker's settings, compares them once with what is wanted, and
     makes the difference up by C(ufw) commands. A chain that somebody has flushed is a difference.
   - Wanted is UFW enabled for IPv4 and IPv6, incoming and routed denied, and one rule for each door on the tailnet's
-    interface. Outgoing is allowed, unless the user denies or rejects it already. Rules of the user stay, as do rules of another hand in DOCKER-USER.
+    interface. Outgoing is allowed, unless the user denies or rejects it already. Rules of the user stay, as do rules of
+    another hand in DOCKER-USER.
   - Writes the list of doors to C(/etc/mushishi/doors.json), and where Docker runs the same policy into DOCKER-USER.
   - Refuses what would cut off who runs it. Arms the brake before the first change, so that what is not confirmed with
     M(mushishi.sovereign.firewall_brake) is undone by itself.
