@@ -294,6 +294,7 @@ class Machine:
         verdict = ufw.judge(found, wish.interface, wish.doors)
         differences = self._compare(wish, found, verdict)
         outcome = Outcome(differences.changed, diff=differences.diff("firewall"))
+        outcome.notes += self._wide(wish, found)
         if not differences.changed or check_mode:
             return outcome
         with self.brake.alone():
@@ -312,6 +313,29 @@ class Machine:
                 "What was changed is undone by itself. Look at: ufw show raw.",
             )
         return outcome
+
+    def _wide(self, wish: Wish, found: ufw.Found) -> list[str]:
+        """What of another hand, in UFW, lets in more than the doors or takes our rules away again."""
+        notes = []
+        rules = ufw.wider(found.rules, wish.interface, wish.doors, wish.inside)
+        if rules:
+            notes.append(
+                f"UFW lets in more than the doors, by rules of yours: {'; '.join(rules)}. The guard alone shuts that, "
+                "while guard_doors_enforced is on. To take one away: ufw status numbered; ufw delete NUMBER"
+            )
+        texts = {}
+        for name in ("ufw/before.rules", "ufw/before6.rules", "ufw/after.rules", "ufw/after6.rules"):
+            try:
+                texts[f"/etc/{name}"] = (self._places.etc / name).read_text(encoding="utf-8", errors="replace")
+            except FileNotFoundError:
+                continue
+        files = ufw.emptied_chains(texts, "DOCKER-USER")
+        if files:
+            notes.append(
+                f"{', '.join(files)} declares the chain DOCKER-USER, as ufw-docker does: each reload of UFW empties "
+                "it, and our rules for published ports are gone until Docker or this role is run again. Take that block out"
+            )
+        return notes
 
     def _compare(self, wish: Wish, found: ufw.Found, verdict: ufw.Judgement) -> Differences:
         """One comparison behind `changed` and `diff`."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.docker_user import Filter
-from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import Door
+from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import Door, is_inside
 
 #: Rules of ours are known by how their comment begins.
 MARK = "mushishi "
@@ -57,6 +57,7 @@ class Rule:
     plain: bool
     comment: str
     text: str
+    source: str = ""
 
     @property
     def ours(self) -> bool:
@@ -83,9 +84,44 @@ def rules_from(text: str, family: int) -> list[Rule]:
         plain = (match["to"], match["from_port"], match["source"], match["to_app"]) == (anywhere, "any", anywhere, None)
         comment = bytes.fromhex(match["comment"] or "").decode("utf-8", "replace")
         found.append(
-            Rule(family, match["action"], match["protocol"], match["port"], match["way"], plain, comment, line)
+            Rule(
+                *(family, match["action"], match["protocol"], match["port"], match["way"], plain, comment, line),
+                "" if match["source"] == anywhere else match["source"],
+            )
         )
     return found
+
+
+def wider(rules: Iterable[Rule], interface: str, doors: Iterable[Door], inside: Sequence[str]) -> list[str]:
+    """Rules of the user that let in more than the doors, in words: by another interface, or by another port."""
+    opened = {(door.protocol, door.port) for door in doors}
+    found = []
+    for rule in rules:
+        route, _colon, action = rule.action.rpartition(":")
+        if not rule.action and re.search(r"\b(allow|limit)\b", rule.text):
+            found.append(rule.text)
+        if rule.ours or action not in ("allow", "limit") or (rule.way.startswith("out") and not route):
+            continue
+        by = rule.way[3:].partition("!")[0] if rule.way.startswith("in_") else ""
+        if is_inside(by, inside) or (by == interface and not route and _ports(rule) <= opened):
+            continue
+        words = f"{rule.action} {rule.port}/{rule.protocol} from {rule.source or 'anywhere'} by {by or 'any interface'}"
+        if words not in found:
+            found.append(words)
+    return found
+
+
+def _ports(rule: Rule) -> set[tuple[str, int]]:
+    """Protocol and port of everything that a rule opens."""
+    spans = ["0:65535"] if rule.port == "any" else rule.port.split(",")
+    ports = {port for one in spans for port in range(int(one.split(":")[0]), int(one.split(":")[-1]) + 1)}
+    protocols = ("tcp", "udp") if rule.protocol == "any" else (rule.protocol,)
+    return {(protocol, port) for protocol in protocols for port in ports}
+
+
+def emptied_chains(texts: Mapping[str, str], chain: str) -> list[str]:
+    """Files of UFW's own that declare a chain of Docker's (ufw-docker writes so): each reload of UFW empties it."""
+    return [name for name, text in texts.items() if re.search(rf"(?m)^\s*:{re.escape(chain)}\s", text)]
 
 
 def loaded_lines(text: str) -> dict[str, list[str]]:

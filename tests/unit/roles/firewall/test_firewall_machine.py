@@ -69,6 +69,33 @@ def test_rules_of_the_user_stay(machine: Machine) -> None:
     assert not machine.bring(SSH, SYNC)["changed"]
 
 
+UFW_DOCKER = """*filter
+:DOCKER-USER - [0:0]
+-A DOCKER-USER -j RETURN
+COMMIT
+"""
+
+
+def test_what_of_the_user_s_is_wider_is_named_and_stays(machine: Machine) -> None:
+    """Named by every run; that ufw-docker's block does what the note says is shown."""
+    machine.run("ufw", "allow", "22/tcp")
+    machine.run("ufw", "allow", "in", "on", "tailscale0")
+    machine.run("ufw", "allow", "in", "on", "br-0a1b")
+    done = machine.bring(SSH)
+    machine.confirm(done)
+    (note,) = done["notes"]
+    assert "allow 22/tcp from anywhere by any interface; allow any/any from anywhere by tailscale0." in note, note
+    again = machine.bring(SSH)
+    assert not again["changed"] and again["notes"] == [note]
+    machine.docker()
+    machine.run("sh", "-c", "cat >> /etc/ufw/after.rules", text=UFW_DOCKER)
+    machine.confirm(machine.bring(SSH))
+    said = machine.bring(SSH)
+    assert not said["changed"] and "/etc/ufw/after.rules declares the chain DOCKER-USER" in said["notes"][1]
+    machine.run("ufw", "reload")
+    assert machine.bring(SSH, check=True)["changed"], "it is true: the jump to ours is gone"
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

@@ -101,6 +101,44 @@ def test_rules_of_another_hand_are_never_touched(line: str) -> None:
     assert line in [rule.text for rule in ufw.rules_from(rules(line), 4) if not rule.ours]
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (MINE, "allow 8080,9090/tcp from 192.168.1.0/24 by any interface"),
+        (LIMIT, "limit 2222/tcp from anywhere by any interface"),
+        (ROUTE, "route:allow 80/tcp from anywhere by eth0"),
+        (APP, "allow any/any from anywhere by any interface"),
+        (tuple_of(SSH, way="in"), "allow 22/tcp from anywhere by any interface"),
+        ("### tuple ### allow any any 0.0.0.0/0 any 0.0.0.0/0 in_tailscale0", "allow any/any from anywhere by t"),
+        ("### tuple ### allow any 22 0.0.0.0/0 any 0.0.0.0/0 in_tailscale0", "allow 22/any"),
+        ("### tuple ### allow tcp 22:23 0.0.0.0/0 any 0.0.0.0/0 in_tailscale0", "allow 22:23/tcp"),
+        ("### tuple ### allow esp any 0.0.0.0/0 any 0.0.0.0/0 in_tailscale0", "allow any/esp"),
+        ("### tuple ### allow what nobody knows", "### tuple ### allow what nobody knows"),
+        # No wider than the doors, or nothing that is let in from outside.
+        (tuple_of(SSH), ""),
+        (tuple_of(SSH, comment=ufw.label(SSH), way="in_eth0"), ""),
+        ("### tuple ### limit tcp 22,4001 0.0.0.0/0 any 100.64.0.9 in_tailscale0", ""),
+        ("### tuple ### deny tcp 80 0.0.0.0/0 any 0.0.0.0/0 in", ""),
+        ("### tuple ### allow tcp 80 0.0.0.0/0 any 0.0.0.0/0 out", ""),
+        ("### tuple ### allow any any 0.0.0.0/0 any 0.0.0.0/0 in_br-0a1b", ""),
+        ("### tuple ### route:allow any any 0.0.0.0/0 any 0.0.0.0/0 in_br-0a1b!out_eth0", ""),
+    ],
+)
+def test_rules_that_let_in_more_than_the_doors_are_named(line: str, words: str) -> None:
+    said = ufw.wider(ufw.rules_from(rules(line), 4), "tailscale0", [SSH, WEB], ["lo", "br-*"])
+    assert len(said) == bool(words) and words in "".join(said)
+
+
+def test_a_rule_of_both_families_is_named_once() -> None:
+    both = [*ufw.rules_from(tuple_of(SSH, way="in"), 4), *ufw.rules_from(tuple_of(SSH, 6, way="in"), 6)]
+    assert len(ufw.wider(both, "tailscale0", [SSH], [])) == 1
+
+
+def test_who_empties_docker_s_chain() -> None:
+    texts = {"a": "*filter\n:DOCKER-USER - [0:0]\n", "b": "*filter\n:ufw-x - [0:0]\n-A DOCKER-USER -j x\n", "c": ""}
+    assert ufw.emptied_chains(texts, "DOCKER-USER") == ["a"]
+
+
 SOME = some.lists(some.sampled_from([SSH, WEB, Door("udp", 53, "dns", "x"), Door("tcp", 80, "web", "x")]), unique=True)
 
 
