@@ -274,7 +274,7 @@ class Machine:
         return docker_user.Policy(wish.inside, self._places.doors, self._run)
 
     def _docker_faults(self, wish: Wish, doors: Sequence[Door] | None) -> list[str]:
-        """What DOCKER-USER would lack with these doors. Not whether Docker asks it: its unit sees to that."""
+        """What DOCKER-USER would lack with these doors."""
         listed = None if doors is None else json.loads(document(wish.interface, doors))["doors"]
         found = []
         for family, now in self.kernel().items():
@@ -291,6 +291,8 @@ class Machine:
                 "MANAGE_BUILTINS is yes: with each reload UFW flushes the chains of Docker and Tailscale",
                 "Set MANAGE_BUILTINS=no, then run again.",
             )
+        if self.docker_runs():
+            self._docker_asks(wish, found)
         verdict = ufw.judge(found, wish.interface, wish.doors)
         differences = self._compare(wish, found, verdict)
         outcome = Outcome(differences.changed, diff=differences.diff("firewall"))
@@ -314,6 +316,17 @@ class Machine:
             )
         return outcome
 
+    def _docker_asks(self, wish: Wish, found: ufw.Found) -> None:
+        """Docker alone puts its jump to DOCKER-USER where it belongs.
+
+        Raises:
+            SovereignError: there is none, or something lets strangers pass before it.
+        """
+        for family, now in found.kernel.items():
+            why = docker_user.unguarded(now, family, wish.inside)
+            if why:
+                raise SovereignError("chain DOCKER-USER", why, "Nothing was changed.")
+
     def _wide(self, wish: Wish, found: ufw.Found) -> list[str]:
         """What of another hand, in UFW, lets in more than the doors or takes our rules away again."""
         notes = []
@@ -333,8 +346,11 @@ class Machine:
         if files:
             notes.append(
                 f"{', '.join(files)} declares the chain DOCKER-USER, as ufw-docker does: each reload of UFW empties "
-                "it, and our rules for published ports are gone until Docker or this role is run again. Take that block out"
+                "it, and our rules for published ports are gone until Docker starts or this role runs. Take that out"
             )
+        if self.docker_runs():
+            for family, now in found.kernel.items():
+                notes += docker_user.before_the_jump(now, family, wish.inside)[1]
         return notes
 
     def _compare(self, wish: Wish, found: ufw.Found, verdict: ufw.Judgement) -> Differences:

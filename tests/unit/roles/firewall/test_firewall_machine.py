@@ -563,6 +563,7 @@ def test_a_policy_that_was_lost_is_seen_and_mended(machine: Machine, fault: str,
     [
         ("iptables -D FORWARD -j DOCKER-USER", "FORWARD does not jump to DOCKER-USER"),
         ("iptables -F; iptables -X", "no chain DOCKER-USER although Docker runs"),
+        ("ip6tables -I FORWARD -p tcp -j ACCEPT", "ip6tables: FORWARD lets pass before DOCKER-USER is asked"),
     ],
 )
 def test_a_chain_that_docker_does_not_ask_is_an_error(machine: Machine, fault: str, words: str) -> None:
@@ -571,6 +572,23 @@ def test_a_chain_that_docker_does_not_ask_is_an_error(machine: Machine, fault: s
     machine.run("sh", "-c", fault)
     said = machine.docker_user("apply")
     assert words in said and said.endswith("1\n")
+    # A run says the same, in earnest and dry, whether or not anything else differs.
+    for doors, check in (((SSH,), True), ((SSH, ADMISSION), False)):
+        assert words in machine.bring(*doors, check=check)["failed"]
+    assert json.loads(machine.brake("status"))["armed"] is None, "and has begun nothing"
+
+
+def test_tailscale_s_chain_before_docker_s_is_named(machine: Machine) -> None:
+    """tailscaled puts it there when it starts; the unit that comes with Docker is green with it."""
+    machine.docker()
+    machine.confirm(machine.bring(SSH))
+    assert machine.bring(SSH)["notes"] == [], "control"
+    for words in ("-N ts-forward", "-A ts-forward -i tailscale0 -j ACCEPT", "-I FORWARD -j ts-forward"):
+        machine.run("iptables", *words.split())
+    again = machine.bring(SSH)
+    assert not again["changed"] and "Tailscale's own chain" in again["notes"][0]
+    said = machine.docker_user("check")
+    assert "Tailscale's own chain" in said and said.endswith("0\n")
 
 
 def test_published_ports(machine: Machine) -> None:

@@ -86,6 +86,38 @@ def test_whether_docker_asks(family: str, listing: str, words: str) -> None:
     assert words in said and bool(said) == bool(words)
 
 
+JUMP = "-A FORWARD -j DOCKER-USER\n"
+CHAINS = "-P FORWARD DROP\n-N DOCKER-USER\n-N ts-forward\n-N x\n-N y\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "fault", "note"),
+    [
+        ("-A FORWARD -j ACCEPT\n", "lets pass before DOCKER-USER is asked: -A FORWARD -j ACCEPT", ""),
+        ("-A FORWARD -i eth0 -p tcp -m tcp --dport 80 -j ACCEPT\n", "--dport 80 -j ACCEPT", ""),
+        ("-A FORWARD ! -i docker0 -j ACCEPT\n", "! -i docker0", ""),
+        ("-A FORWARD -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT\n", "NEW,ESTABLISHED", ""),
+        ("-A FORWARD -m conntrack ! --ctstate ESTABLISHED -j ACCEPT\n", "! --ctstate", ""),
+        ("-A FORWARD -o br-+ -j ACCEPT\n", "-o br-+", ""),
+        ("-A FORWARD -j x\n-A x -g y\n-A y -s 192.0.2.1/32 -j ACCEPT\n", "-A y -s 192.0.2.1/32 -j ACCEPT", ""),
+        ("-A FORWARD -j ts-forward\n-A ts-forward -m mark --mark 0x40000/0xff0000 -j ACCEPT\n", "", "Tailscale's own"),
+        # Nothing that a stranger begins reaches a container by these.
+        ("-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n", "", ""),
+        ("-A FORWARD -i br-0a1b -j ACCEPT\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n", "", ""),
+        ("-A FORWARD -o eth0 -j ACCEPT\n-A FORWARD -p icmp -j ACCEPT\n-A FORWARD -j LOG\n", "", ""),
+        ("-A FORWARD -j x\n-A x -j y\n-A y -j x\n-A y -j DROP\n-A FORWARD -j ts-forward\n", "", ""),
+    ],
+)
+def test_what_is_let_by_before_docker_user_is_asked(rules: str, fault: str, note: str) -> None:
+    now, inside = docker_user.filter_from(CHAINS + rules + JUMP), ["lo", "docker0", "br-*"]
+    faults, notes = docker_user.before_the_jump(now, "iptables", inside)
+    assert len(faults) == bool(fault) and fault in "".join(faults), (faults, notes)
+    assert len(notes) == bool(note) and note in "".join(notes), (faults, notes)
+    assert docker_user.unguarded(now, "iptables", inside) == "".join(faults)
+    behind = docker_user.filter_from(CHAINS + JUMP + rules)
+    assert docker_user.before_the_jump(behind, "iptables", inside) == ([], []), "behind it, it is Docker's business"
+
+
 def test_a_comment_in_quotes_is_one_word() -> None:
     read = docker_user.filter_from('-N X\n-A X -m comment --comment "door my sync" -j RETURN\n')
     assert read.chains["X"] == [["-m", "comment", "--comment", "door my sync", "-j", "RETURN"]]
