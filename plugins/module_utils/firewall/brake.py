@@ -27,6 +27,8 @@ from typing import Any, TextIO
 UNIT = "mushishi-firewall-rollback"
 DOCKER_UNIT = "mushishi-docker-user.service"
 GUARD_UNIT = "mushishi-guard.service"
+#: As `iptables -S` prints it where Docker filters.
+DOCKER_CHAIN = "-N DOCKER-USER"
 #: What UFW reads and may write. The first four are what a change of ours touches; UFW itself writes the others, too.
 UFW_FILES = ("default/ufw", "ufw/ufw.conf", "ufw/user.rules", "ufw/user6.rules", "ufw/after.rules", "ufw/after6.rules")
 UFW_INIT = "/lib/ufw/ufw-init"
@@ -349,6 +351,7 @@ class Brake:
             "files": files,
             "kernel": self.kernel(),
             "switches": self.switches(),
+            "docker": self.docker(),
             "guard": doors_of(self._guard_rules()),
         }
         write(new / "index.json", json.dumps(index, sort_keys=True).encode())
@@ -366,6 +369,13 @@ class Brake:
                 loaded = f"-N {prefix}-user-input" in out.splitlines()
                 found[program] = {"loaded": loaded, "policies": policies_of(out)}
         return found
+
+    def docker(self) -> list[str]:
+        """The programs whose filter table has Docker's chains."""
+        listings = {program: self._run([program, "-S"], "") for program in FAMILIES}
+        return [
+            program for program, (_status, out, _err) in listings.items() if DOCKER_CHAIN in out.splitlines()
+        ]
 
     def switches(self) -> dict[str, str]:
         """The kernel's switches that UFW sets when it starts, as they are now."""
@@ -621,9 +631,12 @@ class Brake:
                 problems += self._said([f"{program}-restore", "--noflush", "--wait", "10"], purge(out, prefix))
         if any(kernel["loaded"] for kernel in wanted.values()):
             problems += self._said([UFW_INIT, "start"])
+        # Where Docker has come since, a closed FORWARD is its own, too, and it closes it when it starts, not before.
+        since = set(self.docker()) - set(snapshot.index.get("docker", FAMILIES))
         for program, kernel in wanted.items():
             for chain, policy in kernel["policies"].items():
-                problems += self._said([program, "-P", chain, policy])
+                shut = chain == "FORWARD" and program in since
+                problems += self._said([program, "-P", chain, "DROP" if shut else policy])
         for name, value in snapshot.index["switches"].items():
             try:
                 (self._places.switches / name).write_text(f"{value}\n", encoding="ascii")

@@ -663,6 +663,21 @@ def test_absent_gives_back_every_byte(machine: Machine, enabled: bool, policy: s
     assert machine.bring(SSH)["changed"], "and it can come again"
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_absent_leaves_docker_s_own_drop(machine: Machine, before: bool) -> None:
+    """Docker closes FORWARD when it starts. What was open before it came is not opened under it."""
+    if before:
+        machine.docker()
+    else:
+        assert "-P FORWARD ACCEPT" in machine.rules()
+    machine.confirm(machine.bring(SSH))
+    machine.docker(v6=False)
+    machine.confirm(machine.bring(state="absent"))
+    assert f"-P FORWARD {'ACCEPT' if before else 'DROP'}" in machine.rules()
+    assert "-P FORWARD ACCEPT" in machine.rules("ip6tables"), "Docker is not in this family, or was before"
+    assert not machine.bring(state="absent")["changed"]
+
+
 def test_absent_keeps_what_another_hand_has_done_since(machine: Machine) -> None:
     machine.run("ufw", "allow", "8080/tcp", "comment", "before")
     machine.confirm(machine.bring(SSH))
