@@ -24,6 +24,8 @@ CHAIN = "MUSHISHI-DOORS"
 DOORS = Path("/etc/mushishi/doors.json")
 #: Not there when the kernel was told to do without IPv6 (ipv6.disable=1). UFW asks the same.
 IPV6 = Path("/proc/sys/net/ipv6")
+#: What is inside by a list of doors that does not say it: an older one, until the run that writes it anew.
+INSIDE = ("lo", "docker0", "docker_gwbridge", "br-*", "veth*")
 #: Program of each family, and how it refuses what is not TCP.
 FAMILIES = {"iptables": "icmp-admin-prohibited", "ip6tables": "icmp6-adm-prohibited"}
 #: tailscaled puts it first in FORWARD, wherever others stand, when its netfilter mode is on.
@@ -197,8 +199,7 @@ def unguarded(now: Filter, family: str, inside: Iterable[str] = ()) -> str:
 class Policy:
     """The policy on this machine."""
 
-    def __init__(self, inside: Sequence[str], doors: Path = DOORS, run: Runner = run_program) -> None:
-        self._inside = list(inside)
+    def __init__(self, doors: Path = DOORS, run: Runner = run_program) -> None:
         self._doors = doors
         self._run = run
 
@@ -229,11 +230,19 @@ class Policy:
         """The rules of a family; None without a list of doors."""
         try:
             given = json.loads(self._doors.read_text(encoding="utf-8"))
-            return rules(family, given["interface"], given["doors"], self._inside)
+            return rules(family, given["interface"], given["doors"], given.get("inside", INSIDE))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise Fault(f"{self._doors} is no list of doors ({error}). Run the playbook again") from None
+
+    def inside(self) -> list[str]:
+        """The interfaces that are not outside, of the list of doors."""
+        try:
+            given = json.loads(self._doors.read_text(encoding="utf-8"))
+            return [str(name) for name in given.get("inside", INSIDE)]
+        except (OSError, ValueError, AttributeError, TypeError):
+            return list(INSIDE)
 
     def faults(self) -> list[str]:
         """What is not in force, one sentence each."""
@@ -241,15 +250,14 @@ class Policy:
         for family, now in self.families().items():
             wanted = self.wanted(family)
             found += [f"{family}: {what}" for what in differences(now, wanted)]
-            if wanted is not None and (why := unguarded(now, family, self._inside)):
+            if wanted is not None and (why := unguarded(now, family, self.inside())):
                 found.append(why)
         return found
 
     def notes(self) -> list[str]:
         """What is no fault of the rules and should be known."""
-        return [
-            note for family, now in self.families().items() for note in before_the_jump(now, family, self._inside)[1]
-        ]
+        inside = self.inside()
+        return [note for family, now in self.families().items() for note in before_the_jump(now, family, inside)[1]]
 
     def apply(self) -> bool:
         """Write what differs, and read it back; whether something did.
@@ -300,9 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The policy of the doors in DOCKER-USER.")
     parser.add_argument("word", choices=["apply", "check"])
     parser.add_argument("--doors", type=Path, default=DOORS)
-    parser.add_argument("--inside", action="append", default=[], help="an interface that is not outside; may end in *")
     given = parser.parse_args(argv)
-    policy = Policy(given.inside, given.doors)
+    policy = Policy(given.doors)
     try:
         if given.word == "apply":
             say(sys.stdout, "DOCKER-USER: written and read back" if policy.apply() else "DOCKER-USER: as it shall be")

@@ -110,7 +110,7 @@ class Machine:
             SovereignError: it cannot be read, or the programs write to the legacy packet filter.
         """
         try:
-            return docker_user.Policy([], run=self._run).families()
+            return docker_user.Policy(run=self._run).families()
         except docker_user.Fault as error:
             raise SovereignError(_THING, "its rules would not be in force", str(error) + ".") from None
 
@@ -149,7 +149,7 @@ class Machine:
                     f"{program} /usr/sbin/{program}-nft.",
                 )
         self._docker_settings()
-        if docker_user.Policy([], run=self._run).docker_is_elsewhere():
+        if docker_user.Policy(run=self._run).docker_is_elsewhere():
             raise SovereignError(
                 _THING,
                 f"Docker filters with nftables by itself (tables {docker_user.DOCKER_TABLE}), where no DOCKER-USER is; "
@@ -270,12 +270,9 @@ class Machine:
                 "What was changed so far is undone by itself.",
             )
 
-    def _policy(self, wish: Wish) -> docker_user.Policy:
-        return docker_user.Policy(wish.inside, self._places.doors, self._run)
-
     def _docker_faults(self, wish: Wish, doors: Sequence[Door] | None) -> list[str]:
         """What DOCKER-USER would lack with these doors."""
-        listed = None if doors is None else json.loads(document(wish.interface, doors))["doors"]
+        listed = None if doors is None else json.loads(document(wish.interface, doors, wish.inside))["doors"]
         found = []
         for family, now in self.kernel().items():
             wanted = None if listed is None else docker_user.rules(family, wish.interface, listed, wish.inside)
@@ -301,10 +298,10 @@ class Machine:
             return outcome
         with self.brake.alone():
             outcome.token = self.arm(wish, "UFW, DOCKER-USER and the list of doors", remember=True)
-            self._place_doors(document(wish.interface, wish.doors))
+            self._place_doors(document(wish.interface, wish.doors, wish.inside))
             self._make(verdict)
             if self.docker_runs():
-                self._docker_apply(wish)
+                self._docker_apply()
         again = ufw.judge(self.found(), wish.interface, wish.doors)
         if again.changed:
             left = [*again.kernel, *again.policies, *(rule.text for rule in again.delete)]
@@ -376,7 +373,7 @@ class Machine:
             listed = self._places.doors.read_text(encoding="utf-8")
         except FileNotFoundError:
             listed = ""
-        differences.compare(str(self._places.doors), listed, document(wish.interface, wish.doors))
+        differences.compare(str(self._places.doors), listed, document(wish.interface, wish.doors, wish.inside))
         if self.docker_runs():
             differences.compare("DOCKER-USER", self._docker_faults(wish, wish.doors), [])
         return differences
@@ -420,10 +417,10 @@ class Machine:
         self._step()
         brake.write(path, text.encode(), status.st_mode & 0o7777, (status.st_uid, status.st_gid))
 
-    def _docker_apply(self, wish: Wish) -> None:
+    def _docker_apply(self) -> None:
         self._step()
         try:
-            self._policy(wish).apply()
+            docker_user.Policy(self._places.doors, self._run).apply()
         except docker_user.Fault as error:
             raise SovereignError("chain DOCKER-USER", str(error), "What was changed is undone by itself.") from None
 
@@ -474,7 +471,7 @@ class Machine:
                 for problem in self.brake.load_ufw(before):
                     raise SovereignError(_THING, problem, "What was changed is undone by itself.")
             self._places.doors.unlink(missing_ok=True)
-            self._docker_apply(wish)
+            self._docker_apply()
         return outcome
 
     def _path_of(self, rule: ufw.Rule) -> Path:

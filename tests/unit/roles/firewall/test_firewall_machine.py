@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from firewall_machine import ADMISSION, DRIVER, INSIDE, PARTS, SSH, SYNC, Machine
+from firewall_machine import ADMISSION, CHECKOUT, DRIVER, INSIDE, PARTS, SSH, SYNC, Machine
 from wires import places, until, wire
 
 LAN = {"v4": "198.51.100.1", "v6": "2001:db8:1::1"}
@@ -538,6 +538,20 @@ def test_docker_user(machine: Machine, v6: bool) -> None:
     assert machine.docker_user("apply").endswith("written and read back\n0\n")
     assert machine.docker_user("apply").endswith("as it shall be\n0\n")
     assert not machine.bring(SSH, ADMISSION)["changed"]
+
+
+def test_another_list_of_what_is_inside_is_under_the_brake(machine: Machine) -> None:
+    """DOCKER-USER lets pass what comes from inside: a list that nobody confirms is gone with its rules."""
+    machine.docker()
+    machine.confirm(machine.bring(SSH))
+    before = machine.rules(), machine.rules("ip6tables")
+    unit = (CHECKOUT / "roles/firewall/templates/mushishi-docker-user.service.j2").read_text()
+    assert "inside" not in unit, "the unit, which is written before the brake is armed, knows nothing of it"
+    done = machine.bring(SSH, inside=[*INSIDE, "lan0"])
+    assert done["token"] and "-A MUSHISHI-DOORS -i lan0 -j RETURN" in machine.rules()
+    machine.brake("roll-back")
+    assert (machine.rules(), machine.rules("ip6tables")) == before
+    assert not machine.bring(SSH)["changed"]
 
 
 @pytest.mark.parametrize(

@@ -155,13 +155,13 @@ def listing_of(table: Filter) -> str:
 @pytest.fixture
 def doors(tmp_path: Path) -> Path:
     path = tmp_path / "doors.json"
-    path.write_text(json.dumps({"interface": "tailscale0", "doors": DOORS}))
+    path.write_text(json.dumps({"interface": "tailscale0", "inside": ["lo", "br-*"], "doors": DOORS}))
     return path
 
 
 def test_written_once_and_read_back(doors: Path) -> None:
     kernel = Kernel()
-    policy = Policy(["lo"], doors, kernel.run)
+    policy = Policy(doors, kernel.run)
     assert policy.apply() and not policy.apply() and kernel.restored == 2
     doors.unlink()
     assert policy.apply() and not policy.apply() and CHAIN not in kernel.tables["iptables"].chains
@@ -177,7 +177,7 @@ def test_written_once_and_read_back(doors: Path) -> None:
 )
 def test_what_is_not_in_force_is_a_fault(doors: Path, kernel: Kernel, words: str) -> None:
     with pytest.raises(docker_user.Fault, match=words):
-        Policy(["lo"], doors, kernel.run).apply()
+        Policy(doors, kernel.run).apply()
 
 
 def test_a_kernel_without_ipv6_has_one_table(
@@ -186,7 +186,7 @@ def test_a_kernel_without_ipv6_has_one_table(
     """The program for IPv6 answers there, too."""
     monkeypatch.setattr(docker_user, "IPV6", tmp_path / "none")
     kernel = Kernel()
-    policy = Policy(["lo"], doors, kernel.run)
+    policy = Policy(doors, kernel.run)
     assert policy.apply() and list(policy.families()) == ["iptables"] and kernel.restored == 1
 
 
@@ -194,10 +194,20 @@ def test_docker_s_own_filter_is_named(doors: Path) -> None:
     kernel = Kernel("")
     kernel.nft = "table ip docker-bridges\n"
     with pytest.raises(docker_user.Fault, match="filters with nftables by itself"):
-        Policy(["lo"], doors, kernel.run).apply()
+        Policy(doors, kernel.run).apply()
+
+
+def test_what_is_inside_stands_in_the_list(doors: Path) -> None:
+    """The unit has no words of its own: what the brake puts back is all there is. A list of before has the usual."""
+    for inside, names in ((["lo", "br-x"], ["lo", "br-x"]), ([], []), (None, list(docker_user.INSIDE))):
+        given_ = {"interface": "tailscale0", "doors": DOORS, **({} if inside is None else {"inside": inside})}
+        doors.write_text(json.dumps(given_))
+        policy = Policy(doors, Kernel().run)
+        made = [rule[1] for rule in policy.wanted("iptables") or [] if rule[0] == "-i" and rule[2:] == ["-j", "RETURN"]]
+        assert policy.inside() == names and made == [name.replace("*", "+") for name in names]
 
 
 def test_a_list_that_is_none_is_a_fault(doors: Path) -> None:
     doors.write_text("[")
     with pytest.raises(docker_user.Fault, match="no list of doors"):
-        Policy(["lo"], doors, Kernel().run).apply()
+        Policy(doors, Kernel().run).apply()
