@@ -12,7 +12,9 @@ description:
   - V(armed) copies UFW's files and state, the guard's doors and the list of doors, and starts a timer of systemd that
     puts them back. It needs no controller, and after a reboot in between a unit does it.
   - V(confirmed) keeps the change. It belongs into a new connection (C(meta) with C(reset_connection)), as one that was
-    there before the change proves nothing.
+    there before the change proves nothing. The machine compares the two SSH connections, and refuses the old one.
+  - V(awaited) waits until somebody has confirmed it with C(brake.py confirm), for a task that runs inside an SSH login
+    without coming by a connection of its own.
   - Arming is refused when the change would cut off who makes it.
 version_added: 0.3.0
 author: mushishi.sovereign contributors (!UNKNOWN)
@@ -32,10 +34,10 @@ options:
   state:
     description: What to do.
     type: str
-    choices: [armed, confirmed]
+    choices: [armed, confirmed, awaited]
     required: true
   token:
-    description: Which change is confirmed.
+    description: Which change is confirmed, or awaited.
     type: str
     default: ""
   reason:
@@ -106,6 +108,11 @@ token:
   returned: success
   type: str
   sample: 0f1e2d3c4b5a69788796a5b4c3d2e1f0
+login:
+  description: Whether the task came from within an SSH login. Only a new connection can confirm the change then.
+  returned: success
+  type: bool
+  sample: true
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -118,7 +125,7 @@ def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["armed", "confirmed"], "required": True},
+            "state": {"type": "str", "choices": ["armed", "confirmed", "awaited"], "required": True},
             "token": {"type": "str", "default": "", "no_log": False},
             "reason": {"type": "str", "default": "the firewall"},
             "doors": {"type": "list", "elements": "dict", "default": [], "options": OPTIONS},
@@ -128,26 +135,38 @@ def main() -> None:
             "over_ssh": {"type": "bool", "default": True},
             "lockout_accepted": {"type": "bool", "default": False},
         },
-        required_if=[("state", "confirmed", ["token"])],
+        required_if=[("state", "confirmed", ["token"]), ("state", "awaited", ["token"])],
         supports_check_mode=True,
     )
     given = module.params
     here = machine.Machine(machine.runner(module))
     token = given["token"]
     try:
+        wish = machine.Wish.of(given, "present")
+        connection = here.connection(wish)
         if given["state"] == "armed":
-            wish = machine.Wish.of(given, "present")
             token = "" if module.check_mode else here.arm(wish, given["reason"])
         elif not module.check_mode:
-            here.brake.confirm(token)
+            if given["state"] == "confirmed":
+                here.brake.confirm(token, connection)
+            else:
+                here.brake.wait(token)
     except SovereignError as error:
         module.fail_json(msg=str(error))
+    except brake.Unfinished as error:
+        module.fail_json(msg=f"firewall: {error}")
+    except brake.OldConnection as error:
+        module.fail_json(
+            msg=f"firewall: {error}. Ansible ends its own before; one that ssh shares by your own settings "
+            "(ControlMaster) it does not: write -o ControlPath=none into ansible_ssh_args. The change is undone by "
+            "itself."
+        )
     except (brake.Undone, brake.NotArmed) as error:
         module.fail_json(
             msg=f"firewall: {error} The machine is as it was before. What cut the connection is in what this run "
             "wanted to change: compare its doors with the way by which this controller comes in."
         )
-    module.exit_json(changed=False, token=token)
+    module.exit_json(changed=False, token=token, login=bool(connection))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ short_description: Keep UFW and DOCKER-USER shut but for the doors of the tailne
 description:
   - Reads UFW's files, the kernel's filter tables and Docker's settings, compares them once with what is wanted, and
     makes the difference up by C(ufw) commands. A chain that somebody has flushed is a difference.
-  - Wanted is UFW enabled for IPv4 and IPv6, incoming and routed denied, outgoing allowed, and one rule for each door on
-    the tailnet's interface. Rules of the user stay, as do rules of another hand in DOCKER-USER.
+  - Wanted is UFW enabled for IPv4 and IPv6, incoming and routed denied, and one rule for each door on the tailnet's
+    interface. Outgoing is allowed, unless the user denies or rejects it already. Rules of the user stay, as do rules of
+    another hand in DOCKER-USER.
   - Writes the list of doors to C(/etc/mushishi/doors.json), and where Docker runs the same policy into DOCKER-USER.
   - Refuses what would cut off who runs it. Arms the brake before the first change, so that what is not confirmed with
     M(mushishi.sovereign.firewall_brake) is undone by itself.
@@ -105,6 +106,11 @@ token:
   returned: success
   type: str
   sample: 0f1e2d3c4b5a69788796a5b4c3d2e1f0
+login:
+  description: Whether the task came from within an SSH login. Only a new connection can confirm the change then.
+  returned: success
+  type: bool
+  sample: true
 kept:
   description: Files that another hand has changed since, whose changes stay (state absent).
   returned: success
@@ -141,7 +147,9 @@ def main() -> None:
         module.fail_json(msg=str(error))
     for note in outcome.notes:
         module.warn(note)
-    module.exit_json(changed=outcome.changed, diff=outcome.diff, token=outcome.token, kept=outcome.kept)
+    module.exit_json(
+        changed=outcome.changed, diff=outcome.diff, token=outcome.token, kept=outcome.kept, login=outcome.login
+    )
 
 
 if __name__ == "__main__":

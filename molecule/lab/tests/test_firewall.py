@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import HUB, ROOT, Lab, Machine, play
+from conftest import HUB, ROOT, Lab, Machine, play, recap
 from listener import start_planted_listener
 from locks import IPTABLES, LOCKS, without
 from test_endurance import reboot
@@ -551,14 +551,19 @@ def test_dockers_own_nftables_is_refused(lab: Lab) -> None:
 
 @pytest.mark.nightly
 def test_rules_in_legacy_tables_are_refused(lab: Lab) -> None:
-    """What is written there, nobody of ours reads."""
+    """What is written there, nobody of ours reads. Refused with the rule and the remedy, before anything is changed."""
+    listed = lab.hub.run("iptables", "-S"), lab.hub.run("ip6tables", "-S")
     lab.hub.run("iptables-legacy", "-A", "INPUT", "-s", "192.0.2.1", "-j", "ACCEPT")
     try:
         done = play("site", "--tags", "docker")
     finally:
         lab.hub.run("iptables-legacy", "-F", "INPUT")
     said = " ".join((done.stdout + done.stderr).split())
-    assert done.returncode != 0 and "legacy" in said, said[-3000:]
+    assert done.returncode != 0, said[-3000:]
+    sentence = "iptables-legacy or ip6tables-legacy has rules here (-A INPUT -s 192.0.2.1/32 -j ACCEPT)"
+    assert sentence in said and "Find out what wrote them, then: iptables-legacy -F" in said, said[-3000:]
+    assert recap(done.stdout)["changed"] == 0, said[-3000:]
+    assert (lab.hub.run("iptables", "-S"), lab.hub.run("ip6tables", "-S")) == listed
 
 
 # ---- playbooks/doors.yml

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from conftest import Lab, play, play_apart, recap, site
+from conftest import HUB, Lab, play, play_apart, recap, site
 
 pytestmark = pytest.mark.nightly
 
@@ -66,6 +66,48 @@ def test_away_to_the_byte_and_back(raw_lab: Lab) -> None:
     site(*DOORS, "-e", AWAY)
     assert files(raw_lab) == away
     site(*DOORS)
+
+
+#: Published to everybody, on a bridge of the default network.
+NAME, PORT = "fw-away", 18120
+
+
+def published(lab: Lab) -> None:
+    """A container whose port anybody may ask for, where nothing shuts it."""
+    image = lab.hub.run("docker", "inspect", "-f", "{{.Image}}", lab.engine_container("agent")).strip()
+    lab.hub.run(
+        *("docker", "run", "--detach", f"--name={NAME}", "--entrypoint=/usr/bin/python3"),
+        *(f"--publish=0.0.0.0:{PORT}:7100", image, "-m", "standins.echo", "--bind", "0.0.0.0", "--tcp", "7100"),
+        *("--udp", "7100", "--control", "127.0.0.1:19097"),
+    )
+    lab.until(lambda: lab.hub.ok(*knock("127.0.0.1")), "it answers at home", 60)
+
+
+def knock(address: str) -> tuple[str, ...]:
+    """A command that connects."""
+    return ("python3", "-c", f"import socket; socket.create_connection(({address!r}, {PORT}), 3).close()")
+
+
+def test_a_published_port_without_the_firewall(raw_lab: Lab) -> None:
+    """Away is away, as Docker alone would have it: the port is open to the LAN, and FORWARD is as closed as Docker's.
+
+    Before and after, with the firewall, the same knock is in vain.
+    """
+    address = HUB["lan"]["v4"]
+    try:
+        published(raw_lab)
+        assert not raw_lab.stranger.ok(*knock(address)), "control: shut"
+        site(*DOORS, "-e", AWAY)
+        assert raw_lab.stranger.ok(*knock(address)), "nothing of ours is in the way any more"
+        for tables in ("iptables", "ip6tables"):
+            rules = raw_lab.hub.run(tables, "-S").splitlines()
+            # The lab is built before Docker comes to it, when FORWARD was open.
+            assert "-N DOCKER-USER" not in rules or "-P FORWARD DROP" in rules, rules
+        site(*DOORS)
+        assert not raw_lab.stranger.ok(*knock(address)), "and it comes back"
+    finally:
+        raw_lab.hub.run("docker", "rm", "--force", NAME, check=False)
+        site(*DOORS)
 
 
 def test_a_rule_of_the_user_stays_through_all_of_it(raw_lab: Lab) -> None:

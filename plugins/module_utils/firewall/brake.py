@@ -27,6 +27,8 @@ from typing import Any, TextIO
 UNIT = "mushishi-firewall-rollback"
 DOCKER_UNIT = "mushishi-docker-user.service"
 GUARD_UNIT = "mushishi-guard.service"
+#: As `iptables -S` prints it where Docker filters.
+DOCKER_CHAIN = "-N DOCKER-USER"
 #: What UFW reads and may write. The first four are what a change of ours touches; UFW itself writes the others, too.
 UFW_FILES = ("default/ufw", "ufw/ufw.conf", "ufw/user.rules", "ufw/user6.rules", "ufw/after.rules", "ufw/after6.rules")
 UFW_INIT = "/lib/ufw/ufw-init"
@@ -34,7 +36,21 @@ UFW_INIT = "/lib/ufw/ufw-init"
 BEGIN, END = "    # doors: begin\n", "    # doors: end\n"
 NO_DOORS = f"{BEGIN}    chain doors_input {{\n    }}\n    chain doors_forward {{\n    }}\n{END}"
 FAMILIES = {"iptables": "ufw", "ip6tables": "ufw6"}
-EXIT_PROBLEM, EXIT_UNDONE = 1, 3
+#: Tried again by systemd: everything but success and "undone as far as it can be" (EXIT_LEFT).
+EXIT_PROBLEM, EXIT_UNDONE, EXIT_UNFINISHED, EXIT_LEFT = 1, 3, 4, 5
+#: So often what could not be put back is tried again, before the rest is called done and said.
+TRIES = 3
+# No login is deeper than this below its sshd.
+_DEEPEST = 64
+# While somebody else is to confirm it, the machine is asked this often whether he has.
+_LOOK_SECONDS = 0.5
+# Who makes a change holds the lock until it is made, so that nothing is undone in the middle of it. One that hangs is
+# not waited for any longer than this; it looks before each further step whether its change still stands.
+HANGS_SECONDS = 120.0
+# A timer fires within a second of its time.
+_GRACE_SECONDS = 2
+# The timer and what it starts need some time, too.
+_OVERDUE_SECONDS = 300
 
 # Runs a program: argument list and standard input in; exit status, standard output and standard error out.
 Runner = Callable[[Sequence[str], str], "tuple[int, str, str]"]
@@ -47,6 +63,14 @@ class NotArmed(Exception):
 
 class Undone(Exception):
     """The change that was to be confirmed has been undone; the message says when and why."""
+
+
+class Unfinished(Exception):
+    """The change should have been undone and is not, or not wholly; the message says what is left."""
+
+
+class OldConnection(Exception):
+    """Who confirms came by the connection that was there before the change, which proves nothing."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,28 @@ def run_program(argv: Sequence[str], text: str = "") -> tuple[int, str, str]:
     except FileNotFoundError:
         return 127, "", f"{argv[0]} is not installed"
     return done.returncode, done.stdout, done.stderr
+
+
+def ssh_connection(pid: int | None = None, proc: str = "/proc") -> str:
+    """``SSH_CONNECTION`` (client, its port, server, its port) of the login above a process; empty without a login.
+
+    Two logins over one connection have the same, and two connections never do. sudo sweeps the variable away, so that
+    it is looked for upwards; this file stands alone on the machine, without the collection's own way to do that.
+    """
+    pid = os.getpid() if pid is None else pid
+    for _step in range(_DEEPEST):
+        try:
+            pairs = Path(proc, str(pid), "environ").read_bytes().decode("utf-8", "replace").split("\0")
+            # The name in brackets may hold anything; what follows the last one has fixed places.
+            pid = int(Path(proc, str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return ""
+        found = [pair.partition("=")[2].split() for pair in pairs if pair.startswith("SSH_CONNECTION=")]
+        if found and len(found[0]) == 4 and found[0][3].isdigit():
+            return " ".join(found[0])
+        if pid <= 0:
+            return ""
+    return ""
 
 
 # ---- pure parts
@@ -234,12 +280,27 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _try_for(descriptor: int, seconds: float) -> None:
+    """Take a lock that nobody else has, or leave it after a time."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return
+
+
 class Brake:
     """The brake of this machine."""
 
     def __init__(self, places: Places | None = None, run: Runner = run_program) -> None:
         self._places = places or Places()
         self._run = run
+        self._held = False
 
     @property
     def places(self) -> Places:
@@ -247,13 +308,24 @@ class Brake:
         return self._places
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody arms, confirms or undoes meanwhile: who comes second sees what the first has done."""
+    def alone(self, patience: float | None = None) -> Iterator[None]:
+        """Nobody arms, confirms or undoes meanwhile: who comes second sees what the first has done.
+
+        Who has it may take it again within. ``patience``: go on without it after so many seconds.
+        """
+        if self._held:
+            yield
+            return
         descriptor = os.open(self._places.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if patience is None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            else:
+                _try_for(descriptor, patience)
+            self._held = True
             yield
         finally:
+            self._held = False
             os.close(descriptor)
 
     # ---- what was there
@@ -279,6 +351,7 @@ class Brake:
             "files": files,
             "kernel": self.kernel(),
             "switches": self.switches(),
+            "docker": self.docker(),
             "guard": doors_of(self._guard_rules()),
         }
         write(new / "index.json", json.dumps(index, sort_keys=True).encode())
@@ -296,6 +369,13 @@ class Brake:
                 loaded = f"-N {prefix}-user-input" in out.splitlines()
                 found[program] = {"loaded": loaded, "policies": policies_of(out)}
         return found
+
+    def docker(self) -> list[str]:
+        """The programs whose filter table has Docker's chains."""
+        listings = {program: self._run([program, "-S"], "") for program in FAMILIES}
+        return [
+            program for program, (_status, out, _err) in listings.items() if DOCKER_CHAIN in out.splitlines()
+        ]
 
     def switches(self) -> dict[str, str]:
         """The kernel's switches that UFW sets when it starts, as they are now."""
@@ -329,16 +409,21 @@ class Brake:
             return None
         return record
 
-    def arm(self, seconds: int, reason: str, *, remember: bool = False, leaving: bool = False) -> str:
+    def arm(
+        self, seconds: int, reason: str, *, remember: bool = False, leaving: bool = False, connection: str = ""
+    ) -> str:
         """Copy what is there and start the timer; the token with which the change is confirmed.
 
         ``remember``: when this is the first change, keep what is there now, for the day on which all is taken away.
         ``leaving``: this is that day; once it is confirmed, what was kept is of no use any more.
+        ``connection``: by which connection who changes it is here; by this one it cannot be confirmed.
 
         Raises:
             NotArmed: another change waits, or the timer cannot be started. Nothing was changed.
+            Unfinished: an earlier one should have been undone, and cannot be.
         """
         with self.alone():
+            self.settle()
             waiting = self.armed()
             if waiting is not None:
                 left = max(0, int(waiting["deadline"] - time.time()))
@@ -362,10 +447,12 @@ class Brake:
                 "boot": self._boot(),
                 "first": first,
                 "leaving": leaving,
+                "connection": connection,
             }
             write(self._places.mark, json.dumps(mark, sort_keys=True).encode())
-            # What an earlier change has left: a timer that ran out stays until it is stopped.
-            self._run(["systemctl", "stop", f"{UNIT}.timer"], "")
+            # What an earlier change has left: a timer that ran out stays until it is stopped, and what it has started
+            # may wait for its next try, which would then undo this change.
+            self._run(["systemctl", "stop", f"{UNIT}.timer", f"{UNIT}.service"], "")
             timer = ["--timer-property=AccuracySec=1s", "--timer-property=RemainAfterElapse=no"]
             argv = ["systemd-run", f"--on-active={seconds}s", *timer, f"--unit={UNIT}.service"]
             status, _out, err = self._run(argv, "")
@@ -373,6 +460,32 @@ class Brake:
                 self._forget(mark)
                 raise NotArmed(f"the timer that undoes the change cannot be started: {err.strip()[:300]}")
         return str(mark["token"])
+
+    def overdue(self) -> dict[str, Any] | None:
+        """The change that should have been undone by now: its timer never came to be, or its undoing has failed."""
+        mark = self.armed()
+        if mark is None or (time.time() <= mark["deadline"] + _GRACE_SECONDS and mark["boot"] == self._boot()):
+            return None
+        return mark
+
+    def settle(self) -> bool:
+        """Undo what is overdue; whether something was.
+
+        Raises:
+            Unfinished: it cannot be undone.
+        """
+        with self.alone():
+            if self.overdue() is None:
+                return False
+            for left in reversed(range(TRIES)):
+                try:
+                    self.roll_back()
+                except Unfinished:
+                    if not left:
+                        raise
+                else:
+                    break
+        return True
 
     def _boot(self) -> str:
         return self._places.boot.read_text(encoding="ascii").strip()
@@ -385,12 +498,13 @@ class Brake:
             shutil.rmtree(self._places.before, ignore_errors=True)
 
     # ---- after a change
-    def confirm(self, token: str) -> None:
-        """The change works: whoever says so came in a new connection.
+    def confirm(self, token: str, connection: str = "") -> None:
+        """The change works: whoever says so came in a new connection, or stands at the machine (``connection`` empty).
 
         Raises:
             Undone: it is too late.
             NotArmed: no such change waits.
+            OldConnection: it is the connection from before the change. The change waits on.
         """
         with self.alone():
             mark, record = self.armed(), self.last_undone()
@@ -398,6 +512,14 @@ class Brake:
                 if record is not None and record["token"] == token:
                     raise Undone(told(record))
                 raise NotArmed("no change with this token waits for a confirmation")
+            if mark.get("tries"):
+                raise Undone(f"the change of {mark['reason']} is being undone: nobody confirmed it in time.")
+            if connection and connection == mark.get("connection"):
+                raise OldConnection(
+                    f"this is the connection that was there before the change ({connection}), which stays open "
+                    "whatever the firewall does now. Confirm it in a new one, which shares nothing with it "
+                    "(ssh -o ControlPath=none)"
+                )
             self._places.mark.unlink()
             sync(self._places.pending)
             self._run(["systemctl", "stop", f"{UNIT}.timer"], "")
@@ -406,29 +528,77 @@ class Brake:
                 shutil.rmtree(self._places.before, ignore_errors=True)
             self._places.undone.unlink(missing_ok=True)
 
+    def wait(self, token: str) -> None:
+        """Until somebody has confirmed it, in a connection of his own.
+
+        Raises:
+            Undone: nobody has.
+            Unfinished: its time is over, and it still waits.
+        """
+        while True:
+            with self.alone():
+                mark, record = self.armed(), self.last_undone()
+            if mark is None or mark["token"] != token:
+                break
+            if time.time() > mark["deadline"] + _OVERDUE_SECONDS:
+                raise Unfinished(
+                    f"nobody has confirmed the change of {mark['reason']}, and it was not undone although its time is "
+                    f"over. Look at: systemctl status {UNIT}.service"
+                )
+            time.sleep(_LOOK_SECONDS)
+        if record is not None and record["token"] == token:
+            raise Undone(told(record))
+
+    def stands(self, token: str) -> bool:
+        """Whether a change still waits for its confirmation: nobody has undone it."""
+        mark = self.armed()
+        return mark is not None and mark["token"] == token
+
     def roll_back(self, cause: str = "time") -> dict[str, Any] | None:
-        """Put back what was there; the record of it. ``cause`` reboot: files alone, as no rule is loaded yet."""
-        with self.alone():
+        """Put back what was there; the record of it. ``cause`` reboot: files alone, as no rule is loaded yet.
+
+        Raises:
+            Unfinished: something could not be put back; the mark stays, so that it is tried again. At the last try, and
+                after a reboot, where there is one alone, the rest is told in the record instead.
+        """
+        with self.alone(HANGS_SECONDS):
             mark = self.armed()
             if mark is None:
                 return None
-            problems: list[str] = []
-            snapshot = Snapshot.read(self._places.pending)
-            steps = [self._guard_back, self._files_back]
-            if cause != "reboot":
-                # UFW is loaded anew only when it was touched: a change of the guard's doors leaves it alone.
-                moved = not all(snapshot.same(path) for path in self._places.files[: len(UFW_FILES)])
-                moved = moved or self.kernel() != snapshot.index["kernel"]
-                steps += [*([self._kernel_back] if moved else []), self._docker_back]
-            for step in steps:
-                try:
-                    problems += step(snapshot, cause)
-                except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-                    problems.append(str(error))
-            record = {**mark, "cause": cause, "when": date(time.time()), "problems": problems}
-            write(self._places.undone, json.dumps(record, sort_keys=True).encode())
+            try:
+                problems = self._put_back(Snapshot.read(self._places.pending), cause)
+                tries = mark.get("tries", 0) + 1
+                if problems and cause != "reboot" and tries < TRIES:
+                    write(self._places.mark, json.dumps({**mark, "tries": tries}, sort_keys=True).encode())
+                    raise Unfinished(f"this could not be put back yet: {'; '.join(problems)}")
+                record = {**mark, "cause": cause, "when": date(time.time()), "problems": problems}
+                write(self._places.undone, json.dumps(record, sort_keys=True).encode())
+            except (OSError, ValueError, LookupError, TypeError, subprocess.TimeoutExpired) as error:
+                raise Unfinished(
+                    f"the change of {mark['reason']} cannot be undone: {error!r}. What was there before lies in "
+                    f"{self._places.pending}. When the machine is as you want it: rm {self._places.mark}"
+                ) from error
             self._forget(mark)
         return record
+
+    def _put_back(self, snapshot: Snapshot, cause: str) -> list[str]:
+        """Everything, whatever fails on the way; what could not be put back."""
+        steps = [self._guard_back, self._files_back]
+        if cause != "reboot":
+            steps += [self._kernel_back, self._docker_back]
+        problems: list[str] = []
+        # UFW is loaded anew only when it was touched: a change of the guard's doors leaves it alone. One that was tried
+        # before has its files back already.
+        moved = not all(snapshot.same(path) for path in self._places.files[: len(UFW_FILES)])
+        mark = self.armed() or {}
+        if not (moved or mark.get("tries") or cause == "reboot" or self.kernel() != snapshot.index["kernel"]):
+            steps.remove(self._kernel_back)
+        for step in steps:
+            try:
+                problems += step(snapshot, cause)
+            except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+                problems.append(str(error))
+        return problems
 
     def _guard_back(self, snapshot: Snapshot, cause: str) -> list[str]:
         """The doors of the guard, and no other line of its rules: what is sovereign stays guarded by the newest."""
@@ -461,12 +631,18 @@ class Brake:
                 problems += self._said([f"{program}-restore", "--noflush", "--wait", "10"], purge(out, prefix))
         if any(kernel["loaded"] for kernel in wanted.values()):
             problems += self._said([UFW_INIT, "start"])
+        # Where Docker has come since, a closed FORWARD is its own, too, and it closes it when it starts, not before.
+        since = set(self.docker()) - set(snapshot.index.get("docker", FAMILIES))
         for program, kernel in wanted.items():
             for chain, policy in kernel["policies"].items():
-                problems += self._said([program, "-P", chain, policy])
+                shut = chain == "FORWARD" and program in since
+                problems += self._said([program, "-P", chain, "DROP" if shut else policy])
         for name, value in snapshot.index["switches"].items():
             try:
                 (self._places.switches / name).write_text(f"{value}\n", encoding="ascii")
+            except FileNotFoundError:
+                # A kernel that has come since, without IPv6: there is nothing to set.
+                continue
             except OSError as error:
                 problems.append(f"{name}: {error.strerror}")
         return problems
@@ -492,7 +668,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = parser.add_subparsers(dest="word", required=True)
     words.add_parser("roll-back", help="undo the change that waits, at once")
     words.add_parser("boot", help="undo it before any rule is loaded")
-    words.add_parser("confirm", help="keep the change").add_argument("token")
+    words.add_parser("confirm", help="keep the change; in a new connection").add_argument("token")
     words.add_parser("status", help="what waits, and what was undone, as JSON")
     given = parser.parse_args(argv)
     brake = Brake()
@@ -501,20 +677,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(sys.stdout, json.dumps({"armed": brake.armed(), "undone": brake.last_undone()}, sort_keys=True))
             return 0
         if given.word == "confirm":
-            brake.confirm(given.token)
+            brake.confirm(given.token, ssh_connection())
             return 0
         record = brake.roll_back("reboot" if given.word == "boot" else "time")
     except Undone as error:
         say(sys.stderr, str(error))
         return EXIT_UNDONE
-    except (NotArmed, OSError, ValueError) as error:
+    except Unfinished as error:
+        say(sys.stderr, str(error))
+        return EXIT_UNFINISHED
+    except (NotArmed, OldConnection, OSError, ValueError) as error:
         say(sys.stderr, str(error))
         return EXIT_PROBLEM
     if record is None:
         say(sys.stdout, "no change waits")
         return 0
     say(sys.stderr, told(record))
-    return EXIT_PROBLEM if record["problems"] else 0
+    return EXIT_LEFT if record["problems"] else 0
 
 
 if __name__ == "__main__":

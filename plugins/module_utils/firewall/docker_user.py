@@ -22,8 +22,14 @@ from typing import Any, TextIO
 
 CHAIN = "MUSHISHI-DOORS"
 DOORS = Path("/etc/mushishi/doors.json")
+#: Not there when the kernel was told to do without IPv6 (ipv6.disable=1). UFW asks the same.
+IPV6 = Path("/proc/sys/net/ipv6")
+#: What is inside by a list of doors that does not say it: an older one, until the run that writes it anew.
+INSIDE = ("lo", "docker0", "docker_gwbridge", "br-*", "veth*")
 #: Program of each family, and how it refuses what is not TCP.
 FAMILIES = {"iptables": "icmp-admin-prohibited", "ip6tables": "icmp6-adm-prohibited"}
+#: tailscaled puts it first in FORWARD, wherever others stand, when its netfilter mode is on.
+TAILSCALE_CHAIN = "ts-forward"
 #: What Docker's own packet filter of nftables calls its tables.
 DOCKER_TABLE = "docker-bridges"
 EXIT_FAULT = 1
@@ -128,8 +134,54 @@ def script(now: Filter, wanted: Sequence[Sequence[str]] | None) -> str:
     return "\n".join([*lines, "COMMIT", ""]).replace("'", '"')
 
 
-def unguarded(now: Filter, family: str) -> str:
-    """Why Docker does not ask DOCKER-USER in this family; empty when it does, or filters nothing there."""
+def lets_pass(now: Filter, chain: str, inside: Iterable[str], seen: frozenset[str] = frozenset()) -> list[str]:
+    """Rules of a chain, and of those it leads to, by which a new connection from outside could reach a container."""
+    names = list(inside)
+    return [found for rule in now.chains.get(chain, []) for found in _passes(now, chain, rule, names, seen | {chain})]
+
+
+def _passes(now: Filter, chain: str, rule: Sequence[str], inside: Sequence[str], seen: frozenset[str]) -> list[str]:
+    """The same of one rule."""
+    words = list(rule)
+    target = next((words[place + 1] for place, word in enumerate(words[:-1]) if word in ("-j", "-g")), "")
+    states = next((words[place + 1] for place, word in enumerate(words[:-1]) if word in ("--ctstate", "--state")), "")
+    if states and set(states.split(",")) <= {"RELATED", "ESTABLISHED"} and "!" not in words:
+        return []
+    if any(pair in zip(words, words[1:], strict=False) for pair in (("-p", "icmp"), ("-p", "ipv6-icmp"))):
+        return []
+    for option, harmless in (("-i", True), ("-o", False)):
+        # Docker's bridges are inside: what comes from there is none of a stranger's, what goes elsewhere neither.
+        for place, word in enumerate(words[:-1]):
+            plain = word == option and (place == 0 or words[place - 1] != "!")
+            if plain and _is_inside(words[place + 1], inside) is harmless:
+                return []
+    if target == "ACCEPT":
+        return [f"-A {chain} {' '.join(words)}"]
+    return lets_pass(now, target, inside, seen) if target in now.chains and target not in seen else []
+
+
+def _is_inside(interface: str, inside: Iterable[str]) -> bool:
+    """In iptables' words ``br-+`` is what is ``br-*`` in ours."""
+    asked = f"{interface[:-1]}*" if interface.endswith("+") else interface
+    return any(asked.startswith(name[:-1]) if name.endswith("*") else asked == name for name in inside)
+
+
+def before_the_jump(now: Filter, family: str, inside: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Why something gets by before DOCKER-USER is asked: faults, and notes about what Tailscale lets by."""
+    jumps = now.jumps("FORWARD", "DOCKER-USER")
+    faults, notes = [], []
+    for rule in now.chains.get("FORWARD", [])[: jumps[0] if jumps else 0]:
+        for found in _passes(now, "FORWARD", rule, list(inside), frozenset({"FORWARD", "DOCKER-USER"})):
+            text = f"{family}: FORWARD lets pass before DOCKER-USER is asked: {found}"
+            if TAILSCALE_CHAIN in rule:
+                notes.append(f"{text} (Tailscale's own chain; the guard shuts that, and tailscale_netfilter_mode off)")
+            else:
+                faults.append(f"{text}. Take that rule out, or restart Docker: systemctl restart docker")
+    return faults, notes
+
+
+def unguarded(now: Filter, family: str, inside: Iterable[str] = ()) -> str:
+    """Why Docker does not ask DOCKER-USER first in this family; empty when it does, or filters nothing there."""
     if "DOCKER-USER" not in now.chains:
         if family == "ip6tables" and "DOCKER" not in now.chains:
             # Docker before 27 leaves IPv6 to its proxy, which is a service of the host: our chain hangs in FORWARD.
@@ -140,15 +192,14 @@ def unguarded(now: Filter, family: str) -> str:
         )
     if not now.jumps("FORWARD", "DOCKER-USER"):
         return f"{family}: FORWARD does not jump to DOCKER-USER. Restart Docker: systemctl restart docker"
-    return ""
+    return "; ".join(before_the_jump(now, family, inside)[0])
 
 
 # ---- the machine
 class Policy:
     """The policy on this machine."""
 
-    def __init__(self, inside: Sequence[str], doors: Path = DOORS, run: Runner = run_program) -> None:
-        self._inside = list(inside)
+    def __init__(self, doors: Path = DOORS, run: Runner = run_program) -> None:
         self._doors = doors
         self._run = run
 
@@ -160,6 +211,9 @@ class Policy:
         """
         found = {}
         for family in FAMILIES:
+            if family == "ip6tables" and not IPV6.exists():
+                # The program answers all the same, with a table that no packet ever comes to.
+                continue
             status, out, _err = self._run([family, "-V"], "")
             if status == 0 and "legacy" in out:
                 raise Fault(
@@ -167,8 +221,6 @@ class Policy:
                     f"update-alternatives --set {family} /usr/sbin/{family}-nft"
                 )
             status, out, err = self._run([family, "-S"], "")
-            if status != 0 and family == "ip6tables" and not Path("/proc/sys/net/ipv6").exists():
-                continue
             if status != 0:
                 raise Fault(f"{family} -S: {err.strip()[:200] or status}")
             found[family] = filter_from(out)
@@ -178,11 +230,19 @@ class Policy:
         """The rules of a family; None without a list of doors."""
         try:
             given = json.loads(self._doors.read_text(encoding="utf-8"))
-            return rules(family, given["interface"], given["doors"], self._inside)
+            return rules(family, given["interface"], given["doors"], given.get("inside", INSIDE))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise Fault(f"{self._doors} is no list of doors ({error}). Run the playbook again") from None
+
+    def inside(self) -> list[str]:
+        """The interfaces that are not outside, of the list of doors."""
+        try:
+            given = json.loads(self._doors.read_text(encoding="utf-8"))
+            return [str(name) for name in given.get("inside", INSIDE)]
+        except (OSError, ValueError, AttributeError, TypeError):
+            return list(INSIDE)
 
     def faults(self) -> list[str]:
         """What is not in force, one sentence each."""
@@ -190,9 +250,14 @@ class Policy:
         for family, now in self.families().items():
             wanted = self.wanted(family)
             found += [f"{family}: {what}" for what in differences(now, wanted)]
-            if wanted is not None and (why := unguarded(now, family)):
+            if wanted is not None and (why := unguarded(now, family, self.inside())):
                 found.append(why)
         return found
+
+    def notes(self) -> list[str]:
+        """What is no fault of the rules and should be known."""
+        inside = self.inside()
+        return [note for family, now in self.families().items() for note in before_the_jump(now, family, inside)[1]]
 
     def apply(self) -> bool:
         """Write what differs, and read it back; whether something did.
@@ -243,14 +308,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The policy of the doors in DOCKER-USER.")
     parser.add_argument("word", choices=["apply", "check"])
     parser.add_argument("--doors", type=Path, default=DOORS)
-    parser.add_argument("--inside", action="append", default=[], help="an interface that is not outside; may end in *")
     given = parser.parse_args(argv)
-    policy = Policy(given.inside, given.doors)
+    policy = Policy(given.doors)
     try:
         if given.word == "apply":
             say(sys.stdout, "DOCKER-USER: written and read back" if policy.apply() else "DOCKER-USER: as it shall be")
         else:
             policy.prove()
+        for note in policy.notes():
+            say(sys.stdout, note)
     except (Fault, OSError, subprocess.TimeoutExpired) as error:
         say(sys.stderr, f"The doors of containers are not locked a second time: {error}")
         return EXIT_FAULT

@@ -91,7 +91,11 @@ def is_inside(interface: str, patterns: Iterable[str]) -> bool:
     )
 
 
-def document(interface: str, doors: Iterable[Door]) -> str:
-    """The text of /etc/mushishi/doors.json, which audits and probes read as what is expected."""
+def document(interface: str, doors: Iterable[Door], inside: Iterable[str]) -> str:
+    """The text of /etc/mushishi/doors.json, of which DOCKER-USER's rules are made, and which probes read as expected.
+
+    ``inside`` stands in it, and not in the unit, so that the brake puts it back together with the rest.
+    """
     listed = [asdict(door) for door in sorted(doors)]
-    return json.dumps({"interface": interface, "doors": listed}, indent=2, sort_keys=True) + "\n"
+    given = {"interface": interface, "inside": list(inside), "doors": listed}
+    return json.dumps(given, indent=2, sort_keys=True) + "\n"

@@ -36,7 +36,7 @@ def addresses_of(interface: str, run: Runner) -> list[str]:
 
 
 def fenced_in(run: Runner, inside: Iterable[str], sys_net: str = "/sys/class/net") -> list[str]:
-    """Interfaces that count as inside and lead outside: they have a default route, or a network card in the bridge."""
+    """Interfaces that count as inside and lead outside: by a default route, or by a network card that they stand on."""
     patterns = list(inside)
     found = []
     for family in ("-4", "-6"):
@@ -50,14 +50,25 @@ def fenced_in(run: Runner, inside: Iterable[str], sys_net: str = "/sys/class/net
         names = [name for name in os.listdir(sys_net) if is_inside(name, patterns)]
     except OSError:
         names = []
-    for name in names:
+    return sorted({*found, *(name for name in names if _stands_on_a_card(name, sys_net))})
+
+
+def _stands_on_a_card(interface: str, sys_net: str) -> bool:
+    """Whether an interface is a network card, or has one below it: in a bridge, a bond, a VLAN, in any order."""
+    open_ones, seen = [interface], set()
+    while open_ones:
+        name = open_ones.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if os.path.exists(f"{sys_net}/{name}/device"):
+            return True
         try:
-            members = os.listdir(f"{sys_net}/{name}/brif")
+            entries = os.listdir(f"{sys_net}/{name}")
         except OSError:
             continue
-        if any(os.path.exists(f"{sys_net}/{member}/device") for member in members):
-            found.append(name)
-    return sorted(set(found))
+        open_ones += [entry[len("lower_") :] for entry in entries if entry.startswith("lower_")]
+    return False
 
 
 def problems(

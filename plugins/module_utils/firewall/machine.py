@@ -79,6 +79,8 @@ class Outcome:
     diff: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    #: Whether it was changed from within an SSH login.
+    login: bool = False
 
 
 class Machine:
@@ -89,6 +91,8 @@ class Machine:
         self._places = places or brake.Places()
         self._proc = proc
         self.brake = brake.Brake(self._places, run)
+        # The change that is being made.
+        self._token = ""
 
     # ---- reading
     def _text(self, name: str) -> str:
@@ -106,7 +110,7 @@ class Machine:
             SovereignError: it cannot be read, or the programs write to the legacy packet filter.
         """
         try:
-            return docker_user.Policy([], run=self._run).families()
+            return docker_user.Policy(run=self._run).families()
         except docker_user.Fault as error:
             raise SovereignError(_THING, "its rules would not be in force", str(error) + ".") from None
 
@@ -145,7 +149,7 @@ class Machine:
                     f"{program} /usr/sbin/{program}-nft.",
                 )
         self._docker_settings()
-        if docker_user.Policy([], run=self._run).docker_is_elsewhere():
+        if docker_user.Policy(run=self._run).docker_is_elsewhere():
             raise SovereignError(
                 _THING,
                 f"Docker filters with nftables by itself (tables {docker_user.DOCKER_TABLE}), where no DOCKER-USER is; "
@@ -204,26 +208,60 @@ class Machine:
             )
         return found
 
+    def connection(self, wish: Wish) -> str:
+        """The SSH connection by which the task is here; empty without one."""
+        return brake.ssh_connection(wish.pid, self._proc)
+
     def arm(self, wish: Wish, reason: str, *, remember: bool = False, leaving: bool = False) -> str:
-        """Refuse to lock somebody out, then arm the brake; its token."""
+        """Refuse to lock somebody out, then arm the brake; its token.
+
+        Who goes on to change something does both while he is alone with the brake.
+        """
         if not leaving:
             lockout.refuse(self.locked_out(wish), accepted=wish.accepted)
         try:
-            return self.brake.arm(wish.seconds, reason, remember=remember, leaving=leaving)
-        except brake.NotArmed as error:
+            self._token = self.brake.arm(
+                wish.seconds, reason, remember=remember, leaving=leaving, connection=self.connection(wish)
+            )
+        except (brake.NotArmed, brake.Unfinished) as error:
             raise SovereignError("brake of the firewall", str(error), "Nothing was changed.") from None
+        return self._token
 
     # ---- changing
     def bring(self, wish: Wish, *, check_mode: bool) -> Outcome:
         """Everything as the task wants it."""
         self.backends()
+        settled = self._settle(check_mode)
         outcome = self._present(wish, check_mode) if wish.state == "present" else self._absent(wish, check_mode)
+        outcome.login = bool(self.connection(wish))
+        outcome.changed = outcome.changed or settled
         undone = self.brake.last_undone()
         if undone is not None:
             outcome.notes.insert(0, f"Last time {brake.told(undone)}")
         return outcome
 
+    def _step(self) -> None:
+        """Before each step of a change: it is still ours to make.
+
+        Raises:
+            SovereignError: it took so long that it was undone.
+        """
+        if not self.brake.stands(self._token):
+            raise SovereignError(
+                _THING, "the change took so long that it was undone before it was made", "What hung? Then run again."
+            )
+
+    def _settle(self, check_mode: bool) -> bool:
+        """What should have been undone long ago is undone before anything is compared; whether something was, or is."""
+        if check_mode:
+            return self.brake.overdue() is not None
+        try:
+            return self.brake.settle()
+        except brake.Unfinished as error:
+            raise SovereignError("brake of the firewall", str(error), "Nothing was changed.") from None
+
     def _command(self, argv: Sequence[str], text: str = "") -> None:
+        self._step()
         status, out, err = self._run(argv, text)
         if status != 0:
             raise SovereignError(
@@ -232,12 +270,9 @@ class Machine:
                 "What was changed so far is undone by itself.",
             )
 
-    def _policy(self, wish: Wish) -> docker_user.Policy:
-        return docker_user.Policy(wish.inside, self._places.doors, self._run)
-
     def _docker_faults(self, wish: Wish, doors: Sequence[Door] | None) -> list[str]:
-        """What DOCKER-USER would lack with these doors. Not whether Docker asks it: its unit sees to that."""
-        listed = None if doors is None else json.loads(document(wish.interface, doors))["doors"]
+        """What DOCKER-USER would lack with these doors."""
+        listed = None if doors is None else json.loads(document(wish.interface, doors, wish.inside))["doors"]
         found = []
         for family, now in self.kernel().items():
             wanted = None if listed is None else docker_user.rules(family, wish.interface, listed, wish.inside)
@@ -253,16 +288,20 @@ class Machine:
                 "MANAGE_BUILTINS is yes: with each reload UFW flushes the chains of Docker and Tailscale",
                 "Set MANAGE_BUILTINS=no, then run again.",
             )
+        if self.docker_runs():
+            self._docker_asks(wish, found)
         verdict = ufw.judge(found, wish.interface, wish.doors)
         differences = self._compare(wish, found, verdict)
         outcome = Outcome(differences.changed, diff=differences.diff("firewall"))
+        outcome.notes += self._wide(wish, found)
         if not differences.changed or check_mode:
             return outcome
-        outcome.token = self.arm(wish, "UFW, DOCKER-USER and the list of doors", remember=True)
-        self._place_doors(document(wish.interface, wish.doors))
-        self._make(verdict)
-        if self.docker_runs():
-            self._docker_apply(wish)
+        with self.brake.alone():
+            outcome.token = self.arm(wish, "UFW, DOCKER-USER and the list of doors", remember=True)
+            self._place_doors(document(wish.interface, wish.doors, wish.inside))
+            self._make(verdict)
+            if self.docker_runs():
+                self._docker_apply()
         again = ufw.judge(self.found(), wish.interface, wish.doors)
         if again.changed:
             left = [*again.kernel, *again.policies, *(rule.text for rule in again.delete)]
@@ -274,6 +313,43 @@ class Machine:
             )
         return outcome
 
+    def _docker_asks(self, wish: Wish, found: ufw.Found) -> None:
+        """Docker alone puts its jump to DOCKER-USER where it belongs.
+
+        Raises:
+            SovereignError: there is none, or something lets strangers pass before it.
+        """
+        for family, now in found.kernel.items():
+            why = docker_user.unguarded(now, family, wish.inside)
+            if why:
+                raise SovereignError("chain DOCKER-USER", why, "Nothing was changed.")
+
+    def _wide(self, wish: Wish, found: ufw.Found) -> list[str]:
+        """What of another hand, in UFW, lets in more than the doors or takes our rules away again."""
+        notes = []
+        rules = ufw.wider(found.rules, wish.interface, wish.doors, wish.inside)
+        if rules:
+            notes.append(
+                f"UFW lets in more than the doors, by rules of yours: {'; '.join(rules)}. The guard alone shuts that, "
+                "while guard_doors_enforced is on. To take one away: ufw status numbered; ufw delete NUMBER"
+            )
+        texts = {}
+        for name in ("ufw/before.rules", "ufw/before6.rules", "ufw/after.rules", "ufw/after6.rules"):
+            try:
+                texts[f"/etc/{name}"] = (self._places.etc / name).read_text(encoding="utf-8", errors="replace")
+            except FileNotFoundError:
+                continue
+        files = ufw.emptied_chains(texts, "DOCKER-USER")
+        if files:
+            notes.append(
+                f"{', '.join(files)} declares the chain DOCKER-USER, as ufw-docker does: each reload of UFW empties "
+                "it, and our rules for published ports are gone until Docker starts or this role runs. Take that out"
+            )
+        if self.docker_runs():
+            for family, now in found.kernel.items():
+                notes += docker_user.before_the_jump(now, family, wish.inside)[1]
+        return notes
+
     def _compare(self, wish: Wish, found: ufw.Found, verdict: ufw.Judgement) -> Differences:
         """One comparison behind `changed` and `diff`."""
         differences = Differences()
@@ -284,7 +360,8 @@ class Machine:
             differences.compare("IPV6", settings.get("IPV6"), "yes")
         before = {f"v{rule.family} {rule.port}/{rule.protocol} {rule.way}" for rule in found.rules if rule.ours}
         gone = {f"v{rule.family} {rule.port}/{rule.protocol} {rule.way}" for rule in verdict.delete}
-        new = {f"v{family} {what[2]}/{what[1]} {what[3]}" for what, _comment in verdict.add for family in (4, 6)}
+        families = sorted(found.families)
+        new = {f"v{family} {what[2]}/{what[1]} {what[3]}" for what, _comment in verdict.add for family in families}
         if verdict.delete or verdict.add:
             # A door that only gets another name has the same rule before and after.
             old, named = sorted(rule.comment for rule in verdict.delete), sorted(comment for _w, comment in verdict.add)
@@ -296,7 +373,7 @@ class Machine:
             listed = self._places.doors.read_text(encoding="utf-8")
         except FileNotFoundError:
             listed = ""
-        differences.compare(str(self._places.doors), listed, document(wish.interface, wish.doors))
+        differences.compare(str(self._places.doors), listed, document(wish.interface, wish.doors, wish.inside))
         if self.docker_runs():
             differences.compare("DOCKER-USER", self._docker_faults(wish, wish.doors), [])
         return differences
@@ -337,11 +414,13 @@ class Machine:
         path = self._places.etc / name
         status = path.stat()
         text = ufw.with_setting(path.read_text(encoding="utf-8"), key, value)
+        self._step()
         brake.write(path, text.encode(), status.st_mode & 0o7777, (status.st_uid, status.st_gid))
 
-    def _docker_apply(self, wish: Wish) -> None:
+    def _docker_apply(self) -> None:
+        self._step()
         try:
-            self._policy(wish).apply()
+            docker_user.Policy(self._places.doors, self._run).apply()
         except docker_user.Fault as error:
             raise SovereignError("chain DOCKER-USER", str(error), "What was changed is undone by itself.") from None
 
@@ -380,17 +459,19 @@ class Machine:
             )
         if not differences.changed or check_mode:
             return outcome
-        outcome.token = self.arm(wish, "the whole firewall, which is taken away", leaving=True)
-        for argv in ufw.delete_commands([rule for rule in ours if self._path_of(rule) not in back]):
-            self._command(argv)
-        if before is not None:
-            for path in back:
-                before.put_back(path)
-            self._settings_back(before)
-            for problem in self.brake.load_ufw(before):
-                raise SovereignError(_THING, problem, "What was changed is undone by itself.")
-        self._places.doors.unlink(missing_ok=True)
-        self._docker_apply(wish)
+        with self.brake.alone():
+            outcome.token = self.arm(wish, "the whole firewall, which is taken away", leaving=True)
+            for argv in ufw.delete_commands([rule for rule in ours if self._path_of(rule) not in back]):
+                self._command(argv)
+            self._step()
+            if before is not None:
+                for path in back:
+                    before.put_back(path)
+                self._settings_back(before)
+                for problem in self.brake.load_ufw(before):
+                    raise SovereignError(_THING, problem, "What was changed is undone by itself.")
+            self._places.doors.unlink(missing_ok=True)
+            self._docker_apply()
         return outcome
 
     def _path_of(self, rule: ufw.Rule) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.docker_user import Filter
-from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import Door
+from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import Door, is_inside
 
 #: Rules of ours are known by how their comment begins.
 MARK = "mushishi "
@@ -19,6 +19,8 @@ POLICIES = {
     "DEFAULT_OUTPUT_POLICY": ("ACCEPT", ("allow", "outgoing")),
     "DEFAULT_FORWARD_POLICY": ("DROP", ("deny", "routed")),
 }
+#: Who shuts what goes out is stricter than we are, and stays so.
+STRICTER = {"DEFAULT_OUTPUT_POLICY": ("DROP", "REJECT")}
 #: Built-in chain → the policy that the kernel then has.
 KERNEL_POLICIES = {"INPUT": "DROP", "OUTPUT": "ACCEPT", "FORWARD": "DROP"}
 _HOOKS = {
@@ -55,6 +57,7 @@ class Rule:
     plain: bool
     comment: str
     text: str
+    source: str = ""
 
     @property
     def ours(self) -> bool:
@@ -81,9 +84,44 @@ def rules_from(text: str, family: int) -> list[Rule]:
         plain = (match["to"], match["from_port"], match["source"], match["to_app"]) == (anywhere, "any", anywhere, None)
         comment = bytes.fromhex(match["comment"] or "").decode("utf-8", "replace")
         found.append(
-            Rule(family, match["action"], match["protocol"], match["port"], match["way"], plain, comment, line)
+            Rule(
+                *(family, match["action"], match["protocol"], match["port"], match["way"], plain, comment, line),
+                "" if match["source"] == anywhere else match["source"],
+            )
         )
     return found
+
+
+def wider(rules: Iterable[Rule], interface: str, doors: Iterable[Door], inside: Sequence[str]) -> list[str]:
+    """Rules of the user that let in more than the doors, in words: by another interface, or by another port."""
+    opened = {(door.protocol, door.port) for door in doors}
+    found = []
+    for rule in rules:
+        route, _colon, action = rule.action.rpartition(":")
+        if not rule.action and re.search(r"\b(allow|limit)\b", rule.text):
+            found.append(rule.text)
+        if rule.ours or action not in ("allow", "limit") or (rule.way.startswith("out") and not route):
+            continue
+        by = rule.way[3:].partition("!")[0] if rule.way.startswith("in_") else ""
+        if is_inside(by, inside) or (by == interface and not route and _ports(rule) <= opened):
+            continue
+        words = f"{rule.action} {rule.port}/{rule.protocol} from {rule.source or 'anywhere'} by {by or 'any interface'}"
+        if words not in found:
+            found.append(words)
+    return found
+
+
+def _ports(rule: Rule) -> set[tuple[str, int]]:
+    """Protocol and port of everything that a rule opens."""
+    spans = ["0:65535"] if rule.port == "any" else rule.port.split(",")
+    ports = {port for one in spans for port in range(int(one.split(":")[0]), int(one.split(":")[-1]) + 1)}
+    protocols = ("tcp", "udp") if rule.protocol == "any" else (rule.protocol,)
+    return {(protocol, port) for protocol in protocols for port in ports}
+
+
+def emptied_chains(texts: Mapping[str, str], chain: str) -> list[str]:
+    """Files of UFW's own that declare a chain of Docker's (ufw-docker writes so): each reload of UFW empties it."""
+    return [name for name, text in texts.items() if re.search(rf"(?m)^\s*:{re.escape(chain)}\s", text)]
 
 
 def loaded_lines(text: str) -> dict[str, list[str]]:
@@ -134,9 +172,16 @@ class Found:
         return settings_from(self.switch).get("ENABLED", "no").lower() == "yes"
 
     @property
+    def families(self) -> set[int]:
+        """Those that the kernel has (ipv6.disable=1: IPv4 alone). UFW writes and takes away rules of no other."""
+        programs = {"iptables": 4, "ip6tables": 6}
+        return {programs[program] for program in self.kernel} or {4, 6}
+
+    @property
     def rules(self) -> list[Rule]:
-        """Those of both families."""
-        return [*rules_from(self.rules4, 4), *rules_from(self.rules6, 6)]
+        """Those of the families that the kernel has."""
+        texts = {4: self.rules4, 6: self.rules6}
+        return [rule for family in sorted(self.families) for rule in rules_from(texts[family], family)]
 
 
 def label(door: Door) -> str:
@@ -176,17 +221,27 @@ def judge(found: Found, interface: str, doors: Sequence[Door]) -> Judgement:
     for what, comment in wanted.items():
         same = [rule for rule in kept if rule.opens == what]
         # A rule of the user that opens the same is enough, and stays the user's: a comment would make it ours.
-        if {rule.family for rule in same} != {4, 6}:
+        if {rule.family for rule in same} != found.families:
             add.append((what, comment if all(rule.ours for rule in same) else ""))
-    policies = [name for name, (value, _words) in POLICIES.items() if settings.get(name) != value]
+    policies = [
+        name
+        for name, (value, _words) in POLICIES.items()
+        if settings.get(name) not in (value, *STRICTER.get(name, ()))
+    ]
     return Judgement(
         policies=policies,
         ipv6=settings.get("IPV6", "no").lower() != "yes",
         delete=delete,
         add=add,
         enable=not found.enabled,
-        kernel=kernel_faults(found, dict.fromkeys(found.kernel, KERNEL_POLICIES)) if found.enabled else [],
+        kernel=kernel_faults(found, dict.fromkeys(found.kernel, kernel_policies(settings))) if found.enabled else [],
     )
+
+
+def kernel_policies(settings: Mapping[str, str]) -> dict[str, str]:
+    """Built-in chain → the policy that the kernel shall have. A REJECT of UFW is a DROP behind a chain that rejects."""
+    stricter = settings.get("DEFAULT_OUTPUT_POLICY") in STRICTER["DEFAULT_OUTPUT_POLICY"]
+    return {**KERNEL_POLICIES, **({"OUTPUT": "DROP"} if stricter else {})}
 
 
 def kernel_faults(found: Found, policies: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -16,6 +16,7 @@ from ansible_collections.mushishi.sovereign.plugins.modules import firewall_brak
 Run = Callable[..., dict[str, Any]]
 DOOR = {"name": "ssh", "port": 22, "protocol": "tcp", "role": "ssh"}
 KEPT = {"state": "confirmed", "token": "t"}
+AWAITED = {"state": "awaited", "token": "t"}
 ASKED = {"interface": "tailscale0", "inside": ["lo"], "doors": [DOOR]}
 
 
@@ -25,6 +26,7 @@ class Core:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wishes: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
+        self.login = "100.64.0.9 50000 100.64.0.1 22"
         core = self
 
         class Machine:
@@ -34,14 +36,20 @@ class Core:
 
             def bring(self, wish: machine.Wish, *, check_mode: bool) -> machine.Outcome:
                 core.take(wish, check_mode)
-                return machine.Outcome(True, "" if check_mode else "t", {"before": {}, "after": {}}, ["said"], [])
+                return machine.Outcome(True, "" if check_mode else "t", {"before": {}, "after": {}}, ["said"], [], True)
 
             def arm(self, wish: machine.Wish, reason: str) -> str:
                 core.take(wish, reason)
                 return "t"
 
-            def confirm(self, token: str) -> None:
-                core.take(token)
+            def connection(self, wish: machine.Wish) -> str:
+                return core.login
+
+            def confirm(self, token: str, connection: str) -> None:
+                core.take(token, connection)
+
+            def wait(self, token: str) -> None:
+                core.take("waits", token)
 
         monkeypatch.setattr(machine, "Machine", Machine)
 
@@ -61,6 +69,7 @@ def test_doors(run: Run, core: Core, check: bool) -> None:
     result = run(firewall_doors, check=check, **ASKED, lockout_accepted=True, confirm_seconds=30)
     ((wish, foretold),) = core.wishes
     assert foretold is check and result["changed"] and result["token"] == ("" if check else "t")
+    assert result["login"]
     assert (wish.state, wish.interface, wish.seconds, wish.over_ssh, wish.accepted) == (
         *("present", "tailscale0", 30),
         *(True, True),
@@ -93,10 +102,23 @@ def test_an_error_of_the_core_is_the_message(run: Run, core: Core) -> None:
 def test_armed_and_confirmed(run: Run, core: Core) -> None:
     armed = run(firewall_brake, state="armed", reason="a test", **ASKED)
     assert (armed["changed"], armed["token"]) == (False, "t") and core.wishes[0][1] == "a test"
-    assert run(firewall_brake, **KEPT)["failed"] is False and core.wishes[1] == ("t",)
+    assert armed["login"] and run(firewall_brake, **KEPT)["failed"] is False and core.wishes[1] == ("t", core.login)
+    assert run(firewall_brake, **AWAITED)["failed"] is False and core.wishes[2] == ("waits", "t")
     core.wishes.clear()
+    core.login = ""
+    assert not run(firewall_brake, check=True, **AWAITED)["login"]
     assert run(firewall_brake, check=True, state="armed", **ASKED)["token"] == ""
     assert not run(firewall_brake, check=True, **KEPT)["failed"] and core.wishes == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(brake.OldConnection("the old one"), "ControlPath=none"), (brake.Unfinished("it still waits"), "it still")],
+)
+def test_what_still_waits_is_not_called_undone(run: Run, core: Core, error: Exception, words: str) -> None:
+    core.error = error
+    result = run(firewall_brake, **KEPT)
+    assert result["failed"] and words in result["msg"] and "as it was before" not in result["msg"]
 
 
 @pytest.mark.parametrize("error", [brake.Undone("the change of x was undone."), brake.NotArmed("no change.")])

@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from firewall_machine import INSIDE, PARTS, SYSTEMCTL, SYSTEMD_RUN, Machine
+from firewall_machine import PARTS, SYSTEMCTL, SYSTEMD_RUN, Machine
 from wires import places, program, wire
 
 
@@ -21,10 +21,9 @@ def machine(collections_root: Path, tmp_path: Path) -> Iterator[Machine]:
     """A machine with UFW as its package leaves it: off, nothing allowed."""
     for name in ("ufw", "iptables", "ip6tables", "nft", "ip"):
         program(name)
-    words = " ".join(f"--inside '{name}'" for name in INSIDE)
     for name, text in (("systemctl", SYSTEMCTL), ("systemd-run", SYSTEMD_RUN)):
         stub = tmp_path / name
-        stub.write_text(text.replace("@PARTS@", str(PARTS)).replace("@INSIDE@", words))
+        stub.write_text(text.replace("@PARTS@", str(PARTS)))
         stub.chmod(0o755)
     with places("machine", "stranger", "client") as (place, stranger, client):
         layers = (

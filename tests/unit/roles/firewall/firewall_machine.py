@@ -39,7 +39,7 @@ try:
     else:
         outcome = here.bring(wish, check_mode=given['check'])
         answer = {'changed': outcome.changed, 'token': outcome.token, 'diff': outcome.diff, 'notes': outcome.notes,
-                  'kept': outcome.kept}
+                  'kept': outcome.kept, 'login': outcome.login}
 except SovereignError as error:
     answer = {'failed': str(error)}
 print(json.dumps(answer))
@@ -49,9 +49,10 @@ SYSTEMCTL = """#!/bin/sh
 echo "systemctl $*" >> /run/said
 case "$*" in
 "is-active docker.service") if [ -e /run/docker-runs ]; then echo active; else echo inactive; exit 3; fi ;;
-"stop mushishi-firewall-rollback.timer") rm -f /run/timer ;;
+"stop mushishi-firewall-rollback.timer"*) rm -f /run/timer ;;
 "try-restart mushishi-docker-user.service")
-    [ ! -e /run/docker-runs ] || python3 -IB @PARTS@/docker_user.py apply @INSIDE@ ;;
+    [ ! -e /run/docker-runs ] || python3 -IB @PARTS@/docker_user.py apply ;;
+is-*) cat "/run/answers/$*" 2> /dev/null || echo unknown ;;
 esac
 """
 
@@ -104,8 +105,7 @@ class Machine:
 
     def docker_user(self, word: str) -> str:
         """What the unit's program says, with its exit status as the last word."""
-        words = " ".join(f"--inside {name}" for name in INSIDE)
-        return self.run("sh", "-c", f"python3 -IB {PARTS}/docker_user.py {word} {words} 2>&1; echo $?")
+        return self.run("sh", "-c", f"python3 -IB {PARTS}/docker_user.py {word} 2>&1; echo $?")
 
     def files(self) -> dict[str, str]:
         """UFW's files with mode and content."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 PLAY = """
 - hosts: localhost
@@ -69,6 +70,15 @@ def test_every_role_s_doors_are_one_list(tmp_path: Path, collections_root: Path)
     ]
     assert made["guard"] == made["doors"], "the guard's list is the same"
     assert made["inside"][-1] == "br-sovereign" and "tailscale0" not in made["inside"]
+
+
+def test_ufw_s_own_unit_comes_with_each_boot(checkout: Path) -> None:
+    """Looked at after UFW has its rules and before the brake is let go, and never restarted: its stop opens all."""
+    tasks = yaml.safe_load((checkout / "roles/firewall/tasks/service.yml").read_text())
+    order = [next(key for key in task if "." in key) for task in tasks]
+    wanted = ["mushishi.sovereign.firewall_doors", "ansible.builtin.systemd_service", "ansible.builtin.include_tasks"]
+    assert order == wanted
+    assert tasks[1][order[1]] == {"name": "ufw.service", "enabled": True, "state": "started"}
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from firewall_machine import ADMISSION, DRIVER, INSIDE, PARTS, SSH, SYNC, Machine
+from firewall_machine import ADMISSION, CHECKOUT, DRIVER, INSIDE, PARTS, SSH, SYNC, Machine
 from wires import places, until, wire
 
 LAN = {"v4": "198.51.100.1", "v6": "2001:db8:1::1"}
@@ -23,7 +25,7 @@ def test_first_run_then_nothing(machine: Machine) -> None:
     machine.confirm(done)
     for check in (False, True):
         again = machine.bring(SSH, ADMISSION, SYNC, check=check)
-        assert again == {"changed": False, "token": "", "diff": again["diff"], "notes": [], "kept": []}
+        assert again == {"changed": False, "token": "", "diff": again["diff"], "notes": [], "kept": [], "login": False}
         assert again["diff"]["before"] == again["diff"]["after"] == {}
     status = machine.run("ufw", "status", "verbose")
     assert "Status: active" in status and "deny (incoming), allow (outgoing), deny (routed)" in status
@@ -65,6 +67,33 @@ def test_rules_of_the_user_stay(machine: Machine) -> None:
     assert [line for line in now if line in mine] == mine and any("203.0.113.9" in line for line in now)
     assert sum(b"mushishi".hex() in line for line in now) == 1, "the door that is gone is gone, one is new"
     assert not machine.bring(SSH, SYNC)["changed"]
+
+
+UFW_DOCKER = """*filter
+:DOCKER-USER - [0:0]
+-A DOCKER-USER -j RETURN
+COMMIT
+"""
+
+
+def test_what_of_the_user_s_is_wider_is_named_and_stays(machine: Machine) -> None:
+    """Named by every run; that ufw-docker's block does what the note says is shown."""
+    machine.run("ufw", "allow", "22/tcp")
+    machine.run("ufw", "allow", "in", "on", "tailscale0")
+    machine.run("ufw", "allow", "in", "on", "br-0a1b")
+    done = machine.bring(SSH)
+    machine.confirm(done)
+    (note,) = done["notes"]
+    assert "allow 22/tcp from anywhere by any interface; allow any/any from anywhere by tailscale0." in note, note
+    again = machine.bring(SSH)
+    assert not again["changed"] and again["notes"] == [note]
+    machine.docker()
+    machine.run("sh", "-c", "cat >> /etc/ufw/after.rules", text=UFW_DOCKER)
+    machine.confirm(machine.bring(SSH))
+    said = machine.bring(SSH)
+    assert not said["changed"] and "/etc/ufw/after.rules declares the chain DOCKER-USER" in said["notes"][1]
+    machine.run("ufw", "reload")
+    assert machine.bring(SSH, check=True)["changed"], "it is true: the jump to ours is gone"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +146,49 @@ def test_policies_and_ipv6_are_set(machine: Machine) -> None:
     assert not machine.bring(SSH)["changed"]
 
 
+@pytest.mark.parametrize("policy", ["deny", "reject", "allow"])
+def test_who_shuts_what_goes_out_keeps_it_shut(machine: Machine, policy: str) -> None:
+    """Our rules open nothing that the user has shut; the last is the control."""
+    machine.run("ufw", "default", policy, "outgoing")
+    machine.stranger.echo((7777,))
+    asked = ("tcp", "198.51.100.9", 7777)
+    machine.confirm(machine.bring(SSH))
+    assert not machine.bring(SSH)["changed"]
+    word = {"deny": "DROP", "reject": "REJECT", "allow": "ACCEPT"}[policy]
+    assert f'DEFAULT_OUTPUT_POLICY="{word}"' in machine.files()["default/ufw"]
+    assert (machine.place.knock([asked])[asked] == "open") is (policy == "allow")
+
+
+NO_IPV6 = """
+for one in all default; do echo 1 > /proc/sys/net/ipv6/conf/$one/disable_ipv6; done
+mount -t tmpfs tmpfs /srv
+for one in ipv4 core netfilter; do
+    mkdir /srv/$one
+    [ ! -d /proc/sys/net/$one ] || mount --bind /proc/sys/net/$one /srv/$one
+done
+mount --rbind /srv /proc/sys/net
+"""
+
+
+def test_a_kernel_without_ipv6(machine: Machine) -> None:
+    """``ipv6.disable=1``, as far as programs see it: UFW writes IPv4 alone, and that is all there is to have."""
+    machine.confirm(machine.bring(SSH, SYNC))
+    machine.run("sh", "-c", NO_IPV6)
+    assert "IPv6" not in machine.run("ufw", "show", "added")
+    assert not machine.bring(SSH, SYNC)["changed"]
+    foretold = machine.bring(SSH, ADMISSION, check=True)
+    done = machine.bring(SSH, ADMISSION)
+    assert done.get("token") and done["diff"] == foretold["diff"], done
+    machine.confirm(done)
+    assert not machine.bring(SSH, ADMISSION)["changed"]
+    machine.confirm(machine.bring(state="absent"))
+    assert not machine.bring(state="absent")["changed"]
+    done = machine.bring(SSH)
+    assert done.get("token"), done
+    machine.confirm(done)
+    assert not machine.bring(SSH)["changed"], "from nothing, too"
+
+
 # ---- the brake
 def test_what_nobody_confirms_is_undone(machine: Machine) -> None:
     machine.run("iptables", "-P", "FORWARD", "DROP")
@@ -146,9 +218,73 @@ def test_what_nobody_confirms_is_undone(machine: Machine) -> None:
     assert machine.bring(SSH)["notes"] == [], "said until a change is confirmed"
 
 
+def over(machine: Machine, connection: str, *argv: str, text: str = "") -> str:
+    """Run a program as sudo below an SSH login: the variable is in the environment of a process above it alone."""
+    swept = 'env -u SSH_CONNECTION "$0" "$@" 2>&1; true'
+    return machine.place.run("env", f"SSH_CONNECTION={connection}", "sh", "-c", swept, *argv, text=text)
+
+
+def test_the_connection_that_stood_before_confirms_nothing(machine: Machine) -> None:
+    """Real processes: the module arms below one login, and the program on the machine is asked below another."""
+    first, second = ("100.64.0.9 50000 100.64.0.1 22", "100.64.0.9 50001 100.64.0.1 22")
+    asked = {"state": "present", "doors": [SSH], "inside": INSIDE, "seconds": 60, "over_ssh": True, "accepted": False}
+    given = json.dumps({**asked, "check": False, "arm": ""})
+    done = json.loads(over(machine, first, sys.executable, "-c", DRIVER, str(machine.collections), text=given))
+    assert done["token"] and done["login"]
+    confirm = ("python3", "-IB", str(PARTS / "brake.py"), "confirm", done["token"])
+    assert f"before the change ({first})" in over(machine, first, *confirm)
+    assert json.loads(machine.brake("status"))["armed"]["token"] == done["token"]
+    assert over(machine, second, *confirm) == "" and json.loads(machine.brake("status"))["armed"] is None
+    assert not machine.bring(SSH)["login"], "a console"
+
+
+def played(machine: Machine, folder: Path, text: str) -> list[str]:
+    """The command line that plays a book on the machine itself."""
+    book = folder / "book.yml"
+    book.write_text(text)
+    environment = {
+        "ANSIBLE_COLLECTIONS_PATH": str(machine.collections),
+        "ANSIBLE_HOME": str(folder / "home"),
+        "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+        "ANSIBLE_NOCOLOR": "1",
+        "LC_ALL": "C.UTF-8",
+    }
+    words = [f"{name}={value}" for name, value in environment.items()]
+    return ["env", *words, sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", str(book)]
+
+
+CONFIRM = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  vars:
+    firewall_confirm_seconds: 60
+    __firewall_armed: {token: "%s", login: %s}
+  tasks:
+    - ansible.builtin.include_role: {name: mushishi.sovereign.firewall, tasks_from: confirm, rolespec_validate: false}
+"""
+
+
+@pytest.mark.parametrize("login", [True, False])
+def test_a_run_inside_a_login_waits_for_a_person(machine: Machine, tmp_path: Path, login: bool) -> None:
+    """``-c local`` in an SSH login or below tmux: it has no new connection. At a console it confirms at once."""
+    done = machine.bring(SSH)
+    argv = played(machine, tmp_path, CONFIRM % (done["token"], str(login).lower()))
+    with (tmp_path / "said").open("w+") as said:
+        process = subprocess.Popen([*machine.place.inside, *argv], stdout=said, stderr=subprocess.STDOUT)
+        if login:
+            until("it waits", lambda: "Wait until somebody" in (tmp_path / "said").read_text(), 60)
+            assert json.loads(machine.brake("status"))["armed"] and process.poll() is None
+            machine.confirm(done)
+        assert process.wait(60) == 0, (tmp_path / "said").read_text()
+    text = (tmp_path / "said").read_text()
+    assert (f"brake.py confirm {done['token']}" in text) is login, text
+    assert json.loads(machine.brake("status"))["armed"] is None
+
+
 def test_a_confirmed_change_stays(machine: Machine) -> None:
-    machine.confirm(machine.bring(SSH, seconds=2))
-    machine.run("sleep", "4")
+    machine.confirm(machine.bring(SSH, seconds=8))
+    machine.run("sleep", "10")
     assert not machine.bring(SSH)["changed"] and "no change waits" in machine.brake("roll-back")
 
 
@@ -185,6 +321,20 @@ def test_without_a_timer_nothing_is_changed(machine: Machine) -> None:
     assert machine.files() == files and machine.run("ls", "/var/lib/mushishi-firewall").strip() == ""
 
 
+def test_a_mark_without_a_timer_is_undone_by_the_next_run(machine: Machine) -> None:
+    """Killed between the mark and the timer, or after an undoing that failed. A dry run says that something is due."""
+    machine.confirm(machine.bring(SSH))
+    confirmed = machine.files()
+    assert machine.bring(SSH, ADMISSION, seconds=20)["token"]
+    machine.run("rm", "/run/timer")
+    mark = "/var/lib/mushishi-firewall/pending/armed.json"
+    machine.run("sed", "-i", 's/"deadline": [0-9.]*/"deadline": 1/', mark)
+    assert machine.bring(SSH, ADMISSION, check=True)["changed"], "the files are as wanted, and will not stay so"
+    done = machine.bring(SSH)
+    assert done["changed"] and done["token"] == "" and machine.files() == confirmed
+    assert "Last time the change of UFW" in done["notes"][0] and not machine.bring(SSH)["changed"]
+
+
 def test_a_killed_run_is_undone(machine: Machine) -> None:
     """The controller, or the module, dies between two commands of UFW."""
     files = machine.files()
@@ -194,6 +344,36 @@ def test_a_killed_run_is_undone(machine: Machine) -> None:
     machine.run("ufw", "--force", "enable")
     until("it is undone", lambda: "undone.json" in machine.run("ls", "/var/lib/mushishi-firewall"), 20)
     assert machine.files() == files and "-P INPUT ACCEPT" in machine.rules()
+
+
+SLOW = """#!/bin/sh
+case "$*" in *enable*) %s ;; esac
+exec /usr/sbin/ufw "$@"
+"""
+
+
+def test_a_slow_change_is_made_and_then_undone_as_a_whole(machine: Machine) -> None:
+    """The timer runs out in the middle of it: what comes after that must not stay."""
+    before = machine.files(), machine.rules(), machine.rules("ip6tables")
+    machine.run("sh", "-c", "cat > /usr/local/sbin/ufw; chmod 755 /usr/local/sbin/ufw", text=SLOW % "sleep 5")
+    assert machine.bring(SSH, ADMISSION, seconds=2)["token"]
+    until("it is undone", lambda: "undone.json" in machine.run("ls", "/var/lib/mushishi-firewall"), 30)
+    assert (machine.files(), machine.rules(), machine.rules("ip6tables")) == before
+
+
+def test_a_change_that_hung_ends_when_it_was_undone(machine: Machine) -> None:
+    """Nobody waits for ever; whoever was overtaken changes nothing any more."""
+    before = machine.files()
+    undo = f"rm -f /run/timer; python3 -IB -c \"import sys; sys.path.insert(0, '{PARTS}'); import brake; "
+    undo += 'brake.HANGS_SECONDS = 0.1; brake.Brake().roll_back()\" || exit 9'
+    text = SLOW.replace("*enable*", "*routed*") % undo
+    machine.run("sh", "-c", "cat > /usr/local/sbin/ufw; chmod 755 /usr/local/sbin/ufw", text=text)
+    machine.run("sed", "-i", "s/FORWARD_POLICY=.*/FORWARD_POLICY=ACCEPT/", "/etc/default/ufw")
+    before = machine.files()
+    assert "it was undone before it was made" in machine.bring(SSH, ADMISSION)["failed"]
+    machine.run("rm", "/usr/local/sbin/ufw")
+    left = machine.files()
+    assert left["ufw/user.rules"] == before["ufw/user.rules"] and left["ufw/ufw.conf"] == before["ufw/ufw.conf"]
 
 
 GUARD = """table inet mushishi_guard
@@ -301,6 +481,37 @@ def test_legacy_iptables_is_refused(machine: Machine) -> None:
     assert "update-alternatives --set iptables" in machine.bring(SSH)["failed"]
 
 
+PREFLIGHT = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  vars: {firewall_state: %s}
+  tasks:
+    - ansible.builtin.include_role: {name: mushishi.sovereign.firewall, tasks_from: preflight, rolespec_validate: false}
+"""
+INSTALLED = "mkdir -p /var/lib/dpkg; printf 'Package: %s\\nStatus: install ok %s\\n' > /var/lib/dpkg/status"
+ANSWER = "mkdir -p /run/answers; echo %s > '/run/answers/%s'"
+
+
+@pytest.mark.parametrize(
+    ("command", "state", "words"),
+    [
+        (INSTALLED % ("netfilter-persistent", "installed"), "present", "netfilter-persistent is at work"),
+        (ANSWER % ("active", "is-active firewalld.service"), "present", "firewalld is at work"),
+        (ANSWER % ("masked", "is-enabled ufw.service"), "present", "systemctl unmask ufw.service"),
+        (INSTALLED % ("iptables-persistent", "config-files"), "present", ""),
+        (ANSWER % ("masked", "is-enabled ufw.service"), "absent", ""),
+    ],
+)
+def test_what_would_undo_it_at_boot_is_refused(
+    machine: Machine, tmp_path: Path, command: str, state: str, words: str
+) -> None:
+    """The role's preflight, played by Ansible; the last two are controls."""
+    machine.run("sh", "-c", command)
+    said = " ".join(machine.run(*played(machine, tmp_path, PREFLIGHT % state), check=False).split())
+    assert ((words in said) if words else "failed=0" in said) and ("failed=1" in said) is bool(words), said
+
+
 def test_managed_builtins_are_refused(machine: Machine) -> None:
     machine.run("sed", "-i", "s/^MANAGE_BUILTINS=.*/MANAGE_BUILTINS=yes/", "/etc/default/ufw")
     assert "MANAGE_BUILTINS" in machine.bring(SSH)["failed"]
@@ -329,6 +540,20 @@ def test_docker_user(machine: Machine, v6: bool) -> None:
     assert not machine.bring(SSH, ADMISSION)["changed"]
 
 
+def test_another_list_of_what_is_inside_is_under_the_brake(machine: Machine) -> None:
+    """DOCKER-USER lets pass what comes from inside: a list that nobody confirms is gone with its rules."""
+    machine.docker()
+    machine.confirm(machine.bring(SSH))
+    before = machine.rules(), machine.rules("ip6tables")
+    unit = (CHECKOUT / "roles/firewall/templates/mushishi-docker-user.service.j2").read_text()
+    assert "inside" not in unit, "the unit, which is written before the brake is armed, knows nothing of it"
+    done = machine.bring(SSH, inside=[*INSIDE, "lan0"])
+    assert done["token"] and "-A MUSHISHI-DOORS -i lan0 -j RETURN" in machine.rules()
+    machine.brake("roll-back")
+    assert (machine.rules(), machine.rules("ip6tables")) == before
+    assert not machine.bring(SSH)["changed"]
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -352,6 +577,7 @@ def test_a_policy_that_was_lost_is_seen_and_mended(machine: Machine, fault: str,
     [
         ("iptables -D FORWARD -j DOCKER-USER", "FORWARD does not jump to DOCKER-USER"),
         ("iptables -F; iptables -X", "no chain DOCKER-USER although Docker runs"),
+        ("ip6tables -I FORWARD -p tcp -j ACCEPT", "ip6tables: FORWARD lets pass before DOCKER-USER is asked"),
     ],
 )
 def test_a_chain_that_docker_does_not_ask_is_an_error(machine: Machine, fault: str, words: str) -> None:
@@ -360,6 +586,23 @@ def test_a_chain_that_docker_does_not_ask_is_an_error(machine: Machine, fault: s
     machine.run("sh", "-c", fault)
     said = machine.docker_user("apply")
     assert words in said and said.endswith("1\n")
+    # A run says the same, in earnest and dry, whether or not anything else differs.
+    for doors, check in (((SSH,), True), ((SSH, ADMISSION), False)):
+        assert words in machine.bring(*doors, check=check)["failed"]
+    assert json.loads(machine.brake("status"))["armed"] is None, "and has begun nothing"
+
+
+def test_tailscale_s_chain_before_docker_s_is_named(machine: Machine) -> None:
+    """tailscaled puts it there when it starts; the unit that comes with Docker is green with it."""
+    machine.docker()
+    machine.confirm(machine.bring(SSH))
+    assert machine.bring(SSH)["notes"] == [], "control"
+    for words in ("-N ts-forward", "-A ts-forward -i tailscale0 -j ACCEPT", "-I FORWARD -j ts-forward"):
+        machine.run("iptables", *words.split())
+    again = machine.bring(SSH)
+    assert not again["changed"] and "Tailscale's own chain" in again["notes"][0]
+    said = machine.docker_user("check")
+    assert "Tailscale's own chain" in said and said.endswith("0\n")
 
 
 def test_published_ports(machine: Machine) -> None:
@@ -432,6 +675,21 @@ def test_absent_gives_back_every_byte(machine: Machine, enabled: bool, policy: s
     again = machine.bring(state="absent")
     assert not again["changed"], again
     assert machine.bring(SSH)["changed"], "and it can come again"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_absent_leaves_docker_s_own_drop(machine: Machine, before: bool) -> None:
+    """Docker closes FORWARD when it starts. What was open before it came is not opened under it."""
+    if before:
+        machine.docker()
+    else:
+        assert "-P FORWARD ACCEPT" in machine.rules()
+    machine.confirm(machine.bring(SSH))
+    machine.docker(v6=False)
+    machine.confirm(machine.bring(state="absent"))
+    assert f"-P FORWARD {'ACCEPT' if before else 'DROP'}" in machine.rules()
+    assert "-P FORWARD ACCEPT" in machine.rules("ip6tables"), "Docker is not in this family, or was before"
+    assert not machine.bring(state="absent")["changed"]
 
 
 def test_absent_keeps_what_another_hand_has_done_since(machine: Machine) -> None:

@@ -86,6 +86,38 @@ def test_whether_docker_asks(family: str, listing: str, words: str) -> None:
     assert words in said and bool(said) == bool(words)
 
 
+JUMP = "-A FORWARD -j DOCKER-USER\n"
+CHAINS = "-P FORWARD DROP\n-N DOCKER-USER\n-N ts-forward\n-N x\n-N y\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "fault", "note"),
+    [
+        ("-A FORWARD -j ACCEPT\n", "lets pass before DOCKER-USER is asked: -A FORWARD -j ACCEPT", ""),
+        ("-A FORWARD -i eth0 -p tcp -m tcp --dport 80 -j ACCEPT\n", "--dport 80 -j ACCEPT", ""),
+        ("-A FORWARD ! -i docker0 -j ACCEPT\n", "! -i docker0", ""),
+        ("-A FORWARD -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT\n", "NEW,ESTABLISHED", ""),
+        ("-A FORWARD -m conntrack ! --ctstate ESTABLISHED -j ACCEPT\n", "! --ctstate", ""),
+        ("-A FORWARD -o br-+ -j ACCEPT\n", "-o br-+", ""),
+        ("-A FORWARD -j x\n-A x -g y\n-A y -s 192.0.2.1/32 -j ACCEPT\n", "-A y -s 192.0.2.1/32 -j ACCEPT", ""),
+        ("-A FORWARD -j ts-forward\n-A ts-forward -m mark --mark 0x40000/0xff0000 -j ACCEPT\n", "", "Tailscale's own"),
+        # Nothing that a stranger begins reaches a container by these.
+        ("-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n", "", ""),
+        ("-A FORWARD -i br-0a1b -j ACCEPT\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n", "", ""),
+        ("-A FORWARD -o eth0 -j ACCEPT\n-A FORWARD -p icmp -j ACCEPT\n-A FORWARD -j LOG\n", "", ""),
+        ("-A FORWARD -j x\n-A x -j y\n-A y -j x\n-A y -j DROP\n-A FORWARD -j ts-forward\n", "", ""),
+    ],
+)
+def test_what_is_let_by_before_docker_user_is_asked(rules: str, fault: str, note: str) -> None:
+    now, inside = docker_user.filter_from(CHAINS + rules + JUMP), ["lo", "docker0", "br-*"]
+    faults, notes = docker_user.before_the_jump(now, "iptables", inside)
+    assert len(faults) == bool(fault) and fault in "".join(faults), (faults, notes)
+    assert len(notes) == bool(note) and note in "".join(notes), (faults, notes)
+    assert docker_user.unguarded(now, "iptables", inside) == "".join(faults)
+    behind = docker_user.filter_from(CHAINS + JUMP + rules)
+    assert docker_user.before_the_jump(behind, "iptables", inside) == ([], []), "behind it, it is Docker's business"
+
+
 def test_a_comment_in_quotes_is_one_word() -> None:
     read = docker_user.filter_from('-N X\n-A X -m comment --comment "door my sync" -j RETURN\n')
     assert read.chains["X"] == [["-m", "comment", "--comment", "door my sync", "-j", "RETURN"]]
@@ -123,13 +155,13 @@ def listing_of(table: Filter) -> str:
 @pytest.fixture
 def doors(tmp_path: Path) -> Path:
     path = tmp_path / "doors.json"
-    path.write_text(json.dumps({"interface": "tailscale0", "doors": DOORS}))
+    path.write_text(json.dumps({"interface": "tailscale0", "inside": ["lo", "br-*"], "doors": DOORS}))
     return path
 
 
 def test_written_once_and_read_back(doors: Path) -> None:
     kernel = Kernel()
-    policy = Policy(["lo"], doors, kernel.run)
+    policy = Policy(doors, kernel.run)
     assert policy.apply() and not policy.apply() and kernel.restored == 2
     doors.unlink()
     assert policy.apply() and not policy.apply() and CHAIN not in kernel.tables["iptables"].chains
@@ -145,17 +177,37 @@ def test_written_once_and_read_back(doors: Path) -> None:
 )
 def test_what_is_not_in_force_is_a_fault(doors: Path, kernel: Kernel, words: str) -> None:
     with pytest.raises(docker_user.Fault, match=words):
-        Policy(["lo"], doors, kernel.run).apply()
+        Policy(doors, kernel.run).apply()
+
+
+def test_a_kernel_without_ipv6_has_one_table(
+    doors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program for IPv6 answers there, too."""
+    monkeypatch.setattr(docker_user, "IPV6", tmp_path / "none")
+    kernel = Kernel()
+    policy = Policy(doors, kernel.run)
+    assert policy.apply() and list(policy.families()) == ["iptables"] and kernel.restored == 1
 
 
 def test_docker_s_own_filter_is_named(doors: Path) -> None:
     kernel = Kernel("")
     kernel.nft = "table ip docker-bridges\n"
     with pytest.raises(docker_user.Fault, match="filters with nftables by itself"):
-        Policy(["lo"], doors, kernel.run).apply()
+        Policy(doors, kernel.run).apply()
+
+
+def test_what_is_inside_stands_in_the_list(doors: Path) -> None:
+    """The unit has no words of its own: what the brake puts back is all there is. A list of before has the usual."""
+    for inside, names in ((["lo", "br-x"], ["lo", "br-x"]), ([], []), (None, list(docker_user.INSIDE))):
+        given_ = {"interface": "tailscale0", "doors": DOORS, **({} if inside is None else {"inside": inside})}
+        doors.write_text(json.dumps(given_))
+        policy = Policy(doors, Kernel().run)
+        made = [rule[1] for rule in policy.wanted("iptables") or [] if rule[0] == "-i" and rule[2:] == ["-j", "RETURN"]]
+        assert policy.inside() == names and made == [name.replace("*", "+") for name in names]
 
 
 def test_a_list_that_is_none_is_a_fault(doors: Path) -> None:
     doors.write_text("[")
     with pytest.raises(docker_user.Fault, match="no list of doors"):
-        Policy(["lo"], doors, Kernel().run).apply()
+        Policy(doors, Kernel().run).apply()

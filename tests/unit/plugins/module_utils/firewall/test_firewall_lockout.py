@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,11 +78,29 @@ def test_asking_the_machine() -> None:
     assert lockout.addresses_of("tailscale0", run) == ["100.64.0.1"] and lockout.addresses_of("wg0", run) == []
 
 
+def test_what_stands_on_what_as_the_kernel_says_it() -> None:
+    """Control of the name in the test below: a real bridge, in a namespace of its own."""
+    made = "ip link add br-x type bridge; ip link add v0 type veth peer name v1; ip link set v1 master br-x; "
+    made += "mount -t sysfs sysfs /sys; ls /sys/class/net/br-x; test ! -e /sys/class/net/v1/device"
+    argv = ["unshare", "--net", "--mount", "sh", "-c", made]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "lower_v1" in done.stdout.split(), "and what Docker hangs into its bridges is no card"
+
+
 def test_a_bridge_of_the_lan_that_is_called_as_docker_s(tmp_path: Path) -> None:
     for bridge, member, card in (("br-lan", "enp3s0", True), ("br-0a1b", "veth1", False), ("lan", "enp4s0", True)):
-        (tmp_path / bridge / "brif" / member).mkdir(parents=True)
+        (tmp_path / bridge / f"lower_{member}").mkdir(parents=True)
         (tmp_path / member / ("device" if card else "x")).mkdir(parents=True)
     nothing = answering({"route show default": []})
     assert lockout.fenced_in(nothing, ["lo", "br-*"], str(tmp_path)) == ["br-lan"]
+    # A VLAN of a bond of two cards; a VLAN of nothing; and a ring, which the kernel does not make.
+    for upper, lower in (
+        *(("br-vlan", "bond0.7"), ("bond0.7", "bond0"), ("bond0", "enp4s0"), ("bond0", "enp5s0")),
+        *(("br-none", "dummy0.7"), ("dummy0.7", "dummy0"), ("br-ring", "a"), ("a", "br-ring")),
+    ):
+        (tmp_path / upper / f"lower_{lower}").mkdir(parents=True)
+    (tmp_path / "br-card" / "device").mkdir(parents=True)
+    assert lockout.fenced_in(nothing, ["lo", "br-*"], str(tmp_path)) == ["br-card", "br-lan", "br-vlan"]
     routed = answering({"-4 route show default": [{"dev": "br-home"}], "-6 route show default": [{"dev": "eth0"}]})
     assert lockout.fenced_in(routed, ["lo", "br-*"], str(tmp_path / "none")) == ["br-home"]

@@ -52,6 +52,10 @@ def test_as_it_shall_be() -> None:
         (SETTINGS.replace('FORWARD_POLICY="DROP"', 'FORWARD_POLICY="ACCEPT"'), ["DEFAULT_FORWARD_POLICY"], False),
         (SETTINGS + "DEFAULT_INPUT_POLICY=ACCEPT\n", ["DEFAULT_INPUT_POLICY"], False),
         ("#IPV6=no\n" + SETTINGS, [], False),
+        # Stricter than ours for what goes out; that is not loosened. For what comes in there is one policy.
+        (SETTINGS.replace('OUTPUT_POLICY="ACCEPT"', 'OUTPUT_POLICY="DROP"'), [], False),
+        (SETTINGS.replace('OUTPUT_POLICY="ACCEPT"', 'OUTPUT_POLICY="REJECT"'), [], False),
+        (SETTINGS.replace('INPUT_POLICY="DROP"', 'INPUT_POLICY="REJECT"'), ["DEFAULT_INPUT_POLICY"], False),
     ],
 )
 def test_settings_that_differ(settings: str, policies: list[str], ipv6: bool) -> None:
@@ -95,6 +99,44 @@ def test_rules_of_another_hand_are_never_touched(line: str) -> None:
     verdict = ufw.judge(found(SSH, more=(line,)), "tailscale0", [SSH])
     assert not verdict.changed
     assert line in [rule.text for rule in ufw.rules_from(rules(line), 4) if not rule.ours]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (MINE, "allow 8080,9090/tcp from 192.168.1.0/24 by any interface"),
+        (LIMIT, "limit 2222/tcp from anywhere by any interface"),
+        (ROUTE, "route:allow 80/tcp from anywhere by eth0"),
+        (APP, "allow any/any from anywhere by any interface"),
+        (tuple_of(SSH, way="in"), "allow 22/tcp from anywhere by any interface"),
+        ("### tuple ### allow any any 0.0.0.0/0 any 0.0.0.0/0 in_tailscale0", "allow any/any from anywhere by t"),
+        ("### tuple ### allow any 22 0.0.0.0/0 any 0.0.0.0/0 in_tailscale0", "allow 22/any"),
+        ("### tuple ### allow tcp 22:23 0.0.0.0/0 any 0.0.0.0/0 in_tailscale0", "allow 22:23/tcp"),
+        ("### tuple ### allow esp any 0.0.0.0/0 any 0.0.0.0/0 in_tailscale0", "allow any/esp"),
+        ("### tuple ### allow what nobody knows", "### tuple ### allow what nobody knows"),
+        # No wider than the doors, or nothing that is let in from outside.
+        (tuple_of(SSH), ""),
+        (tuple_of(SSH, comment=ufw.label(SSH), way="in_eth0"), ""),
+        ("### tuple ### limit tcp 22,4001 0.0.0.0/0 any 100.64.0.9 in_tailscale0", ""),
+        ("### tuple ### deny tcp 80 0.0.0.0/0 any 0.0.0.0/0 in", ""),
+        ("### tuple ### allow tcp 80 0.0.0.0/0 any 0.0.0.0/0 out", ""),
+        ("### tuple ### allow any any 0.0.0.0/0 any 0.0.0.0/0 in_br-0a1b", ""),
+        ("### tuple ### route:allow any any 0.0.0.0/0 any 0.0.0.0/0 in_br-0a1b!out_eth0", ""),
+    ],
+)
+def test_rules_that_let_in_more_than_the_doors_are_named(line: str, words: str) -> None:
+    said = ufw.wider(ufw.rules_from(rules(line), 4), "tailscale0", [SSH, WEB], ["lo", "br-*"])
+    assert len(said) == bool(words) and words in "".join(said)
+
+
+def test_a_rule_of_both_families_is_named_once() -> None:
+    both = [*ufw.rules_from(tuple_of(SSH, way="in"), 4), *ufw.rules_from(tuple_of(SSH, 6, way="in"), 6)]
+    assert len(ufw.wider(both, "tailscale0", [SSH], [])) == 1
+
+
+def test_who_empties_docker_s_chain() -> None:
+    texts = {"a": "*filter\n:DOCKER-USER - [0:0]\n", "b": "*filter\n:ufw-x - [0:0]\n-A DOCKER-USER -j x\n", "c": ""}
+    assert ufw.emptied_chains(texts, "DOCKER-USER") == ["a"]
 
 
 SOME = some.lists(some.sampled_from([SSH, WEB, Door("udp", 53, "dns", "x"), Door("tcp", 80, "web", "x")]), unique=True)
@@ -147,6 +189,27 @@ def test_what_the_kernel_lacks(old: str, new: str, words: str) -> None:
     there = ufw.Found(SETTINGS, ON, file_of(SSH, WEB), "", {"iptables": filter_from(text.replace(old, new))})
     faults = ufw.kernel_faults(there, {"iptables": ufw.KERNEL_POLICIES})
     assert (any(words in fault for fault in faults)) if words else faults == []
+
+
+@pytest.mark.parametrize("policy", ["DROP", "REJECT", "ACCEPT"])
+def test_the_kernel_s_policy_for_what_goes_out_is_the_user_s(policy: str) -> None:
+    settings = SETTINGS.replace('OUTPUT_POLICY="ACCEPT"', f'OUTPUT_POLICY="{policy}"')
+    shut = filter_from(kernel().replace("-P OUTPUT ACCEPT", "-P OUTPUT DROP"))
+    for now, fits in ((shut, policy != "ACCEPT"), (filter_from(kernel()), policy == "ACCEPT")):
+        verdict = ufw.judge(ufw.Found(settings, ON, rules(), "", {"iptables": now}), "tailscale0", [])
+        assert any("policy of OUTPUT" in fault for fault in verdict.kernel) is not fits
+
+
+def test_without_ipv6_in_the_kernel_its_rules_are_not_asked_for() -> None:
+    """ufw writes IPv4 alone then, and leaves what is in user6.rules as it is."""
+    here = {"iptables": filter_from(kernel(SSH))}
+    four, six = rules(tuple_of(SSH, 4, ufw.label(SSH))), rules(tuple_of(WEB, 6, ufw.label(WEB)))
+    there = ufw.Found(SETTINGS, ON, four, six, here)
+    verdict = ufw.judge(there, "tailscale0", [SSH])
+    assert (verdict.add, verdict.delete) == ([], [])
+    both = ufw.Found(SETTINGS, ON, four, six, {**here, "ip6tables": filter_from(kernel(prefix="ufw6"))})
+    verdict = ufw.judge(both, "tailscale0", [SSH])
+    assert [what[2] for what, _c in verdict.add] == ["22"] and [rule.port for rule in verdict.delete] == ["4001"]
 
 
 def test_no_ipv6_in_the_kernel_is_no_fault() -> None:
