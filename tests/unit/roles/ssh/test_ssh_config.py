@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import rendering
+import yaml
 from rendering import Rendered
 
 TEMPLATE = ("ssh", "00-mushishi.conf.j2")
@@ -165,3 +166,56 @@ def test_logins_have_sessions_of_their_own() -> None:
 def test_the_door() -> None:
     doors = rendering.evaluate("{{ __ssh_doors }}", values(ssh_port=2222))
     assert doors == [{"name": "ssh", "port": 2222, "protocol": "tcp", "role": "ssh"}]
+
+
+def preflight(name: str, **registered: Any) -> list[bool]:
+    """Whether each condition of an assertion of the preflight holds under these values."""
+    tasks = yaml.safe_load((rendering.ROLES / "ssh/tasks/preflight.yml").read_text())
+    (task,) = [task for task in tasks if task["name"] == name]
+    conditions = task["ansible.builtin.assert"]["that"]
+    known = values() | registered
+    listed = [conditions] if isinstance(conditions, str) else conditions
+    return [bool(rendering.evaluate("{{ " + each + " }}", known)) for each in listed]
+
+
+def looked(doors: str | None = None, **contents: str) -> dict[str, Any]:
+    """What a look at the machine registers."""
+    return {"contents": {"/etc/mushishi/doors.json": doors, **contents}, "commands": {"socket": {"stdout": ""}}}
+
+
+DOORS = '{"doors": [{"name": "ssh", "port": 22, "protocol": "tcp"}, {"name": "x", "port": 2223, "protocol": "udp"}]}'
+
+
+@pytest.mark.parametrize(
+    ("given", "holds"),
+    [
+        ({"ssh_port": 22}, True),
+        ({"ssh_port": 2222}, False),
+        # A door for datagrams is none for SSH.
+        ({"ssh_port": 2223}, False),
+        ({"ssh_port": 2222, "site_brings_doors": True}, True),
+        ({"ssh_port": 2222, "site_leaves_ssh_out": True}, True),
+        ({"ssh_port": 2222, "ssh_lockout_accepted": True}, True),
+    ],
+)
+def test_sshd_does_not_move_behind_a_shut_door(given: dict[str, Any], holds: bool) -> None:
+    name = "Sshd goes to no port that guard and UFW keep shut"
+    assert preflight(name, __ssh_look=looked(DOORS), **given) == [holds]
+    # Control: without a firewall of ours there is no such door.
+    assert preflight(name, __ssh_look=looked(), **given) == [True]
+
+
+@pytest.mark.parametrize(
+    ("run", "skipped", "brings"),
+    [
+        (["all"], [], True),
+        (["guard", "firewall", "ssh"], [], True),
+        (["ssh"], [], False),
+        (["firewall", "ssh"], [], False),
+        (["all"], ["guard"], False),
+    ],
+)
+def test_a_run_says_whether_it_brings_the_doors(run: list[str], skipped: list[str], brings: bool) -> None:
+    plays = yaml.safe_load((rendering.ROOT / "playbooks/site.yml").read_text())
+    (text,) = [found for task in plays[1]["tasks"] if (found := task.get("vars", {}).get("site_brings_doors"))]
+    assert rendering.evaluate(text, {"ansible_run_tags": run, "ansible_skip_tags": skipped}) is brings
