@@ -229,7 +229,7 @@ def published(lab: Lab) -> Iterator[Published]:
 
 
 def test_a_port_without_an_address_is_bound_to_loopback(lab: Lab, published: Published) -> None:
-    """On a network that compose makes, too. Control: one that says otherwise is bound to every address, and then shut."""
+    """On a network that compose makes, too. Control: one that says otherwise is bound to every address, and shut."""
     project: dict[str, Any] = {"name": "fw-plain", "services": json.loads(json.dumps(PROJECT["services"]))}
     project["services"]["web"] |= {"image": published.image, "ports": [f"18199:{INSIDE}"], "restart": "no"}
     everywhere = {"default": {"driver_opts": {"com.docker.network.bridge.host_binding_ipv4": "0.0.0.0"}}}

@@ -187,7 +187,7 @@ def judge_bindings(networks: str, bind: str) -> list[str]:
         options = network.get("Options") or {}
         # Docker publishes nothing of an internal network; its first one has the daemon's own setting.
         own = options.get("com.docker.network.bridge.default_bridge") == "true"
-        now = options.get(BINDING, "0.0.0.0")
+        now = options.get(BINDING, str(ipaddress.IPv4Address(0)))
         if network.get("Internal") or own or now == bind:
             continue
         found.append(
