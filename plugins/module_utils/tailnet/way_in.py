@@ -215,7 +215,7 @@ def refuse(
     Raises:
         SovereignError: with every reason.
     """
-    if login is None or not made.matters or device_to(login.address, run) != interface:
+    if login is None or not made.matters or (login.zone or device_to(login.address, run)) != interface:
         return []
     packet = Packet(login.address, login.port, interface)
     found = reasons(made, packet, read_ufw(etc), lambda: without_tailscales_ssh(login, run))

@@ -133,6 +133,7 @@ SHOWN = [
     entry("lo", "127.0.0.1"),
     entry("enp5s0", "192.168.1.10", "2001:db8::10"),
     {"ifname": "enp5s0", "addr_info": [{"local": "fe80::1", "scope": "link"}]},
+    {"ifname": "tailscale0", "addr_info": [{"local": "fe80::7", "scope": "link"}]},
     entry("wlan0", "192.168.1.11"),
     entry("wlan1", "2001:db8::9", deprecated=True),
     entry("tailscale0", "100.64.0.2", "fd7a:115c:a1e0::2"),
@@ -146,12 +147,16 @@ def test_addresses_are_sorted_by_who_can_knock() -> None:
     found = door_addresses(json.dumps(SHOWN), json.dumps([{"dst": "default", "dev": "wlan0"}]), "tailscale0")
     assert found == {
         "lan": ["192.168.1.10", "2001:db8::10", "192.168.1.11"],
+        "link": ["fe80::1"],
         "tailnet": ["100.64.0.2", "fd7a:115c:a1e0::2"],
         "card": "wlan0",
     }
+    # A machine whose LAN has IPv6 alone: the routes of both families are one list.
+    six = [{"dst": "default", "dev": "tailscale0"}, {"dst": "default", "dev": "enp5s0"}]
+    assert door_addresses(json.dumps(SHOWN), json.dumps(six), "tailscale0")["card"] == "enp5s0"
     other = door_addresses(json.dumps(SHOWN), "[]", "wg-home")
     assert other["card"] == "enp5s0" and other["tailnet"] == [] and "100.64.0.2" in other["lan"]
-    assert door_addresses("", "", "tailscale0") == {"lan": [], "tailnet": [], "card": ""}
+    assert door_addresses("", "", "tailscale0") == {"lan": [], "link": [], "tailnet": [], "card": ""}
 
 
 def test_an_answer_that_is_no_json_is_an_error() -> None:

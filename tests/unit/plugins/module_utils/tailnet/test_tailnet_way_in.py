@@ -192,5 +192,9 @@ def test_it_ends_before_anybody_is_locked_out(tmp_path: Path) -> None:
     assert "would not work afterwards" in warning and "Nothing was changed" not in warning
     # Controls: nobody is logged in, he came by another interface or by none, nothing is lost, UFW is off.
     assert refuse(None) == refuse(device="eth0") == refuse(device="") == refuse(chain=False) == []
+    # A link-local address says by itself by which interface it came.
+    assert refuse(Login("me", "fe80::1", 22, "eth0")) == []
+    with pytest.raises(SovereignError):
+        refuse(Login("me", "fe80::1", 22, "tailscale0"), device="eth0")
     (tmp_path / "ufw/ufw.conf").write_text("ENABLED=no\n")
     assert refuse() == []
