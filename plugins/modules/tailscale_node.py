@@ -123,6 +123,12 @@ options:
       - Warn instead of refusing when the login that runs this task would not work afterwards.
     type: bool
     default: false
+  defer_netfilter:
+    description:
+      - Leave netfilter mode V(on) as it is, instead of refusing, when the login that runs this task needs it until UFW
+        lets it in. Whoever says so sets UFW's rules next, and then the mode. RV(deferred) says whether it was left.
+    type: bool
+    default: false
   binary:
     description:
       - The client's command.
@@ -144,6 +150,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+deferred:
+  description: Whether the netfilter mode was left V(on) because of O(defer_netfilter).
+  returned: success
+  type: bool
+  sample: false
 backend_state:
   description: The client's state.
   returned: success
@@ -240,6 +251,7 @@ def main() -> None:
             "key_expiry_days": {"type": "int", "default": 14, "no_log": False},
             "interface": {"type": "str", "default": "tailscale0"},
             "lockout_accepted": {"type": "bool", "default": False},
+            "defer_netfilter": {"type": "bool", "default": False},
             "binary": {"type": "str", "default": "tailscale"},
         },
         supports_check_mode=True,

@@ -64,6 +64,7 @@ class Wanted:
     key_expiry_days: int
     interface: str
     lockout_accepted: bool
+    defer_netfilter: bool
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ def wanted_from(params: Mapping[str, Any]) -> Wanted:
         params["key_expiry_days"],
         params["interface"],
         params["lockout_accepted"],
+        params["defer_netfilter"],
     )
 
 
@@ -382,6 +384,30 @@ def keeping(wanted: Wanted, prefs: Mapping[str, Any]) -> Wanted:
     return wanted if wanted.hostname else replace(wanted, hostname=str(prefs.get("Hostname") or ""))
 
 
+def not_shut_out(
+    wanted: Wanted, prefs: Mapping[str, Any], client: Client, login: Login | None
+) -> tuple[Wanted, list[str]]:
+    """What may be wanted without shutting out the login that runs this, and warnings where it may be after all.
+
+    Where nothing but UFW stands in the way and somebody sets UFW's rules later in the same run, the netfilter mode waits.
+
+    Raises:
+        SovereignError: it would be shut out.
+    """
+
+    def refuse(wish: Wanted) -> list[str]:
+        change = way_in.change(prefs, wish.netfilter_mode, wish.shields_up)
+        return way_in.refuse(login, wish.interface, change, client.run, accepted=wish.lockout_accepted)
+
+    try:
+        return wanted, refuse(wanted)
+    except SovereignError:
+        waiting = replace(wanted, netfilter_mode="on")
+        if not wanted.defer_netfilter or prefs.get("NetfilterMode") != NETFILTER_MODES["on"]:
+            raise
+        return waiting, refuse(waiting)
+
+
 def ending(made: Plan, prefs: Mapping[str, Any]) -> list[str]:
     """What others may rely on and the settings take away, in words."""
     flags = {setting.flag for setting in made.set}
@@ -419,13 +445,15 @@ def ensure(
     status = settled(client, wanted.timeout)
     prefs = client.prefs()
     wanted = keeping(wanted, prefs)
-    made = plan(wanted, status, prefs, client.serve())
-    warned = ending(made, prefs)
+    serve = client.serve()
+    made = plan(wanted, status, prefs, serve)
+    asked, warned = wanted, ending(made, prefs)
     if made.login:
         check_key(wanted)
     else:
-        change = way_in.change(prefs, wanted.netfilter_mode, wanted.shields_up)
-        warned += way_in.refuse(login, wanted.interface, change, client.run, accepted=wanted.lockout_accepted)
+        wanted, warnings = not_shut_out(wanted, prefs, client, login)
+        made = plan(wanted, status, prefs, serve)
+        warned += warnings
     if made.changed and not check_mode:
         # A node that was stopped is put right before it is on the tailnet again.
         if made.set and not made.login:
@@ -449,7 +477,12 @@ def ensure(
         _confirm(wanted, status, client)
     reported = report(wanted, status, now or datetime.now(timezone.utc))
     reported["warnings"] = warned + reported["warnings"]
-    return {"changed": made.changed, "diff": made.differences.diff("tailnet node"), **reported}
+    return {
+        "changed": made.changed,
+        "diff": made.differences.diff("tailnet node"),
+        "deferred": wanted != asked,
+        **reported,
+    }
 
 
 def _confirm(wanted: Wanted, status: Status, client: Client) -> None:

@@ -200,6 +200,29 @@ def test_it_does_not_shut_out_who_runs_it(keep: Any, machine: Machine, monkeypat
     assert not keep()["changed"]
 
 
+def test_the_netfilter_mode_waits_for_ufw(keep: Any, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a run that gives UFW its doors: everything else is set, and the mode when UFW lets the login in."""
+    keep(auth_key=KEY)
+    machine.do("set", "--netfilter-mode=on", "--accept-dns=true")
+    rules: dict[int, str] = {}
+    monkeypatch.setattr(tailscale_node, "find_login", lambda: Login("me", "100.64.0.9", 22))
+    monkeypatch.setattr(way_in, "device_to", lambda _address, _run: "tailscale0")
+    monkeypatch.setattr(way_in, "read_ufw", lambda _etc: way_in.Ufw(True, {}, rules))
+    predicted, first = keep(check=True, defer_netfilter=True), keep(defer_netfilter=True)
+    assert machine.said() == ["set --accept-dns=false"] and first["deferred"] and predicted["diff"] == first["diff"]
+    assert not keep(defer_netfilter=True)["changed"] and keep()["failed"] and machine.prefs["NetfilterMode"] == 2
+    rules[4] = "### tuple ### allow tcp 22 0.0.0.0/0 any 0.0.0.0/0 in_tailscale0\n"
+    late = keep()
+    assert late["changed"] and not late["deferred"] and machine.prefs["NetfilterMode"] == 0
+    # Controls: what UFW has nothing to do with does not wait, nor does a mode that is not on.
+    rules.clear()
+    machine.do("set", "--netfilter-mode=on")
+    assert keep(defer_netfilter=True, shields_up=True)["failed"]
+    machine.do("set", "--netfilter-mode=off", "--ssh")
+    monkeypatch.setattr(way_in, "without_tailscales_ssh", lambda _login, _run: [])
+    assert keep(defer_netfilter=True)["failed"]
+
+
 def test_a_login_by_tailscales_own_ssh_is_not_shut_out(
     keep: Any, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +274,7 @@ def options(**changed: Any) -> dict[str, Any]:
         "key_expiry_days": 14,
         "interface": "tailscale0",
         "lockout_accepted": False,
+        "defer_netfilter": False,
         **changed,
     }
 

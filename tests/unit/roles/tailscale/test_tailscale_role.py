@@ -200,9 +200,19 @@ def node_of(path: str) -> dict[str, Any]:
 def test_the_look_before_and_the_work_want_the_same() -> None:
     """The work is left out when the look has found nothing to do."""
     assert node_of("preflight.yml") == node_of("service.yml")
+    # What waits for UFW's doors wants the same, and waits no longer. A dry run has not made them.
+    late = {name: value for name, value in node_of("service.yml").items() if name != "defer_netfilter"}
+    late["lockout_accepted"] = "{{ (tailscale_lockout_accepted | bool) or ansible_check_mode }}"
+    assert node_of("filter.yml") == late
     known = yaml.safe_load((ROLES.parent / "roles/tailscale/defaults/main.yml").read_text())
     used = set(re.findall(r"tailscale_[a-z_]+", json.dumps(node_of("service.yml"))))
-    assert len(used) > 10 and used - {"tailscale_key"} <= set(known)
+    assert len(used) > 10 and used - {"tailscale_key", "tailscale_defer"} <= set(known)
+
+
+def test_it_waits_only_where_somebody_brings_the_doors() -> None:
+    assert value("__tailscale_defer") is False
+    assert value("__tailscale_defer", site_brings_doors=True) is True
+    assert value("__tailscale_defer", site_brings_doors=True, firewall_state="absent") is False
 
 
 def test_ingress_starts_after_the_address_and_does_not_require_it(rendered: Rendered) -> None:
