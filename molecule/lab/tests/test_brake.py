@@ -191,7 +191,8 @@ def test_tailscales_own_rules_go_when_ufw_has_the_doors(opened: dict[str, Contro
             assert first.returncode == 0, (first.stdout + first.stderr)[-3000:]
             prefs = json.loads(there.lab.hub.run("tailscale", "debug", "prefs"))
             assert prefs["NetfilterMode"] == 0 and there.gets_in() and not lan.gets_in()
-            assert predicted.returncode == 0 and recap(predicted.stdout)["changed"] == recap(first.stdout)["changed"] > 0
+            assert predicted.returncode == 0, (predicted.stdout + predicted.stderr)[-3000:]
+            assert recap(predicted.stdout)["changed"] == recap(first.stdout)["changed"] > 0
             again = play("site", *words)
             assert again.returncode == 0 and recap(again.stdout)["changed"] == 0, again.stdout[-3000:]
         finally:

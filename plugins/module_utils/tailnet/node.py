@@ -389,7 +389,8 @@ def not_shut_out(
 ) -> tuple[Wanted, list[str]]:
     """What may be wanted without shutting out the login that runs this, and warnings where it may be after all.
 
-    Where nothing but UFW stands in the way and somebody sets UFW's rules later in the same run, the netfilter mode waits.
+    Where nothing but UFW stands in the way, and somebody gives it its rules later in the same run, the netfilter mode
+    waits.
 
     Raises:
         SovereignError: it would be shut out.
