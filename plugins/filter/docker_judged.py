@@ -11,7 +11,8 @@ author: mushishi.sovereign contributors (!UNKNOWN)
 description:
   - Reads what M(mushishi.sovereign.look) has found out about a machine's Docker, and says what is refused and what a
     person should know. Published holes of Docker, runc and containerd; the nftables backend; networks of the kinds
-    macvlan and ipvlan; containers on the host's own network; address pools that cannot be used.
+    macvlan and ipvlan; networks whose ports without an address are bound to another one than C(bind); containers on the
+    host's own network; address pools that cannot be used; settings of the daemon that nobody knows.
   - Says whose packages they are, what is to be installed in which version, and what is to be held.
   - A package of Docker's own repository is what its number says. A distribution mends holes without a new number, so of
     its packages only those holes are refused that the promise of the planes stands on, and the others are named.
@@ -21,13 +22,13 @@ options:
     description:
       - The result of M(mushishi.sovereign.look), with commands of the names C(version_docker), C(version_runc),
         C(version_containerd), C(packages), C(held), C(sources), C(start), C(backend), C(networks), C(containers),
-        C(routes4) and C(routes6). What is missing is taken for empty.
+        C(bindings), C(routes4) and C(routes6). What is missing is taken for empty.
     type: dict
     required: true
   settings:
     description:
-      - A dictionary with C(pools), C(lan), C(unfiltered), C(source) (V(docker), V(distribution) or V(auto)), C(pins),
-        C(ce), C(distribution_packages) and C(source_path).
+      - A dictionary with C(pools), C(lan), C(unfiltered), C(bind), C(source) (V(docker), V(distribution) or V(auto)),
+        C(pins), C(ce), C(distribution_packages) and C(source_path).
     type: dict
     required: true
   reached:
@@ -47,6 +48,7 @@ EXAMPLES = r"""
       pools: [{base: 10.90.0.0/16, size: 24}]
       lan: 10.88.0.0/24
       unfiltered: []
+      bind: 127.0.0.1
       source: distribution
       pins: {docker-ce: "5:29.9.0-1~ubuntu.24.04~noble", containerd.io: "2.4.1-2~ubuntu.24.04~noble"}
       ce: [docker-ce, containerd.io]
@@ -58,9 +60,9 @@ RETURN = r"""
 _value:
   description:
     - C(refused) and C(named), lists of sentences; C(version), Docker's version or the empty string; C(knows_backend),
-      whether that version knows the setting C(firewall-backend); C(origin), whose packages they are; C(ask_index),
-      whether that depends on Docker's repository; C(install) and C(hold), for apt; C(own_source), whether our source of
-      packages is needed.
+      whether that version knows the setting C(firewall-backend); C(kept), settings of another hand that stay;
+      C(origin), whose packages they are; C(ask_index), whether that depends on Docker's repository; C(install) and
+      C(hold), for apt; C(own_source), whether our source of packages is needed.
   type: dict
 """
 

@@ -9,8 +9,8 @@ short_description: Sort a machine's addresses by who can knock at them
 version_added: 0.3.0
 author: mushishi.sovereign contributors (!UNKNOWN)
 description:
-  - Reads what C(ip) says of interfaces and default routes. Loopback, and bridges and wires of containers, are left out;
-    so are link-local addresses, which mean nothing elsewhere.
+  - Reads what C(ip) says of interfaces and default routes. Loopback, and bridges and wires of containers, are left out.
+    Link-local addresses of IPv6 are apart, since they mean nothing but on their own network.
 positional: _input, routes, tailnet
 options:
   _input:
@@ -18,7 +18,7 @@ options:
     type: str
     required: true
   routes:
-    description: What C(ip -json route show default) says.
+    description: What C(ip -json route show default) says, of IPv4 and IPv6 as one list.
     type: str
     required: true
   tailnet:
@@ -36,7 +36,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - C(lan) and C(tailnet), lists of addresses, and C(card), the interface by which a stranger of the LAN would come.
+    - C(lan) and C(tailnet), lists of addresses; C(link), the link-local ones of the LAN; and C(card), the interface by
+      which a stranger of the LAN would come.
   type: dict
 """
 

@@ -18,11 +18,15 @@ _DEEPEST = 64
 
 @dataclass(frozen=True)
 class Login:
-    """Who is logged in (empty when nobody says), from which address, to which port of this machine."""
+    """Who is logged in (empty when nobody says), from which address, to which port of this machine.
+
+    ``zone`` is the interface by which a link-local address came, which says nothing without it; empty for any other.
+    """
 
     user: str
     address: str
     port: int
+    zone: str = ""
 
 
 def connection_from(text: str) -> tuple[str, int] | None:
@@ -37,6 +41,11 @@ def connection_from(text: str) -> tuple[str, int] | None:
         return None
     mapped = getattr(address, "ipv4_mapped", None)
     return str(mapped or address), int(words[3])
+
+
+def zone_from(text: str) -> str:
+    """The interface that ``SSH_CONNECTION`` names with a link-local address of the client; empty without one."""
+    return text.partition(" ")[0].partition("%")[2]
 
 
 def _environment(process: str) -> dict[str, str]:
@@ -61,11 +70,12 @@ def find_login(pid: int | None = None, proc: str = "/proc") -> Login | None:
             pid = _parent(process)
         except (OSError, ValueError, IndexError):
             return None
-        connection = connection_from(environment.get("SSH_CONNECTION", ""))
+        text = environment.get("SSH_CONNECTION", "")
+        connection = connection_from(text)
         if connection:
             # sudo changes USER and LOGNAME of what it starts, and says who called.
             user = environment.get("SUDO_USER") or environment.get("LOGNAME") or environment.get("USER") or ""
-            return Login(user, *connection)
+            return Login(user, *connection, zone=zone_from(text))
         if pid <= 0:
             return None
     return None

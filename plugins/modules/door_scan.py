@@ -52,6 +52,14 @@ options:
     type: list
     elements: dict
     default: []
+  peer_api:
+    description:
+      - Where the tailnet's client listens for its peers, as C(tailscale status --json) names it (C(Self.PeerAPIURL)).
+        The client answers there by itself, past every packet filter, so that a real peer finds that port open and a
+        played one does not. It gets a row of its own and is no difference. From a LAN it is a port like any other.
+    type: list
+    elements: str
+    default: []
   tcp_ports:
     description:
       - TCP ports to try, as V(1-1024,4000). Empty for none.
@@ -219,7 +227,8 @@ def judged(params: Mapping[str, Any], diary: Diary) -> dict[str, Any]:
     began = time.monotonic()
     results, entered, note = scanned(params, diary)
     probe, side = params["probe"], params["side"]
-    rows = [row for result in results for row in table.rows_of(probe, side, result, params["doors"])]
+    doors, peer_api = params["doors"], params["peer_api"]
+    rows = [row for result in results for row in table.rows_of(probe, side, result, doors, peer_api)]
     if not results:
         rows.append(table.Row(probe, side, "-", "all", table.EXPECTED[side], note, "not tested"))
     shown = table.chosen(rows, params["only"])
@@ -243,6 +252,7 @@ def main() -> None:
             "side": {"type": "str", "choices": ["lan", "tailnet"], "required": True},
             "addresses": {"type": "list", "elements": "str", "required": True},
             "doors": {"type": "list", "elements": "dict", "default": []},
+            "peer_api": {"type": "list", "elements": "str", "default": []},
             "tcp_ports": {"type": "str", "default": "1-65535"},
             "udp_ports": {"type": "str", "default": ""},
             "probe": {"type": "str", "default": "probe"},

@@ -82,6 +82,8 @@ reasons:
   sample: []
 """
 
+from collections.abc import Sequence
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 from ansible_collections.mushishi.sovereign.plugins.module_utils._login import Login, find_login
@@ -90,16 +92,15 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet import 
 
 def _settings(module: AnsibleModule, login: Login | None) -> dict[str, str]:
     """What sshd does now for this login; nothing where there is no sshd."""
-    if login is None:
-        return {}
-    for option in (["-C", f"user={login.user},host={login.address},addr={login.address}"], []):
+
+    def run(command: Sequence[str]) -> tuple[int, str, str]:
         try:
-            status, out, _err = module.run_command([module.params["sshd"], "-T", *option], handle_exceptions=False)
-        except OSError:
-            return {}
-        if status == 0:
-            return lockout.effective(out)
-    return {}
+            status, out, err = module.run_command(list(command), handle_exceptions=False)
+        except OSError as error:
+            return 127, "", str(error)
+        return status, out, err
+
+    return {} if login is None else lockout.asked(login, run, module.params["sshd"])
 
 
 def main() -> None:

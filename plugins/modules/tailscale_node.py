@@ -16,6 +16,9 @@ description:
     configuration, posture reports, routes, exit nodes, connectors and relays for others.
   - Funnel, and anything that the client serves and O(serve) does not name, is refused and left as it is.
   - Another control server, or other tags, take a new login. That is refused until O(reauth) says that it is wanted.
+  - Refuses to shut out the SSH login that runs this task, when that came in by O(interface). It would lose its way
+    when only Tailscale's own rules (netfilter mode V(on)) let it past UFW, or when Tailscale's own SSH answers it and
+    sshd would not.
   - Reports what a person should know as warnings. A key that expires soon, peers that are reached through a relay
     alone, an address family without an address, complaints of the client.
 version_added: 0.5.0
@@ -54,7 +57,7 @@ options:
     default: []
   hostname:
     description:
-      - Name of this node. Empty is the name of the machine.
+      - Name of this node. Empty keeps the name that it has; a new node takes that of the machine.
     type: str
     default: ""
   accept_dns:
@@ -110,6 +113,22 @@ options:
       - Warn when the node's key expires within so many days.
     type: int
     default: 14
+  interface:
+    description:
+      - The interface that the client makes.
+    type: str
+    default: tailscale0
+  lockout_accepted:
+    description:
+      - Warn instead of refusing when the login that runs this task would not work afterwards.
+    type: bool
+    default: false
+  defer_netfilter:
+    description:
+      - Leave netfilter mode V(on) as it is, instead of refusing, when the login that runs this task needs it until UFW
+        lets it in. Whoever says so sets UFW's rules next, and then the mode. RV(deferred) says whether it was left.
+    type: bool
+    default: false
   binary:
     description:
       - The client's command.
@@ -131,6 +150,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+deferred:
+  description: Whether the netfilter mode was left V(on) because of O(defer_netfilter).
+  returned: success
+  type: bool
+  sample: false
 backend_state:
   description: The client's state.
   returned: success
@@ -196,6 +220,7 @@ from collections.abc import Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils._login import find_login
 from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet import client, node
 
 
@@ -224,6 +249,9 @@ def main() -> None:
             "reauth": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 60},
             "key_expiry_days": {"type": "int", "default": 14, "no_log": False},
+            "interface": {"type": "str", "default": "tailscale0"},
+            "lockout_accepted": {"type": "bool", "default": False},
+            "defer_netfilter": {"type": "bool", "default": False},
             "binary": {"type": "str", "default": "tailscale"},
         },
         supports_check_mode=True,
@@ -241,7 +269,8 @@ def main() -> None:
 
     try:
         wanted = node.wanted_from(module.params)
-        result = node.ensure(wanted, client.Client(run, module.params["binary"]), check_mode=module.check_mode)
+        here = client.Client(run, module.params["binary"])
+        result = node.ensure(wanted, here, check_mode=module.check_mode, login=find_login())
     except SovereignError as error:
         module.fail_json(msg=str(error))
     for warning in result.pop("warnings"):

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,66 @@ def test_a_change_that_cuts_the_controller_off_is_undone(lan: Controller, tag: s
     assert state(lan.lab) == before and not lan.lab.hub.ok("test", "-e", PENDING)
     listed = ("list-units", "--all", "--plain", "--no-legend", "mushishi-firewall-roll*.timer")
     assert lan.lab.hub.run("systemctl", *listed) == "", "no timer is left"
+
+
+@contextmanager
+def as_many_machines_are(lab: Lab) -> Iterator[None]:
+    """UFW is on and lets nobody in; by the tailnet Tailscale's own rules do, past UFW. All of it is put back."""
+    hub = lab.hub
+    hub.run("tar", "-C", "/etc", "-cpf", "/run/ufw-before.tar", "ufw", "default/ufw")
+    hub.run("tailscale", "set", "--netfilter-mode=on")
+    hub.run("ufw", "--force", "enable")
+    try:
+        yield
+    finally:
+        hub.run("ufw", "--force", "disable")
+        hub.run("tailscale", "set", "--netfilter-mode=off")
+        hub.run("sh", "-c", "rm -r /etc/ufw && tar -C /etc -xpf /run/ufw-before.tar && rm /run/ufw-before.tar")
+
+
+def test_tailscales_own_rules_are_not_taken_from_under_a_login(opened: dict[str, Controller]) -> None:
+    """A run that would set netfilter mode off and gives UFW no rule is refused, with nothing changed.
+
+    Control: with the rule that the refusal names it does its work, and the login still gets in.
+    """
+    there, lan = opened["tailnet"], opened["lan"]
+    hub = there.lab.hub
+
+    def mode() -> object:
+        return json.loads(hub.run("tailscale", "debug", "prefs"))["NetfilterMode"]
+
+    with as_many_machines_are(there.lab):
+        assert there.gets_in() and not lan.gets_in(), "control: by Tailscale's rules alone"
+        before = (state(there.lab), mode())
+        done = play("site", *there.words("--tags", "base,tailscale"))
+        said = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode != 0 and "which runs this task: it would not work afterwards" in said, said[-3000:]
+        assert "ufw allow in on tailscale0 to any port 22 proto tcp" in said, said[-3000:]
+        assert recap(done.stdout)["changed"] == 0
+        assert (state(there.lab), mode()) == before and there.gets_in()
+        hub.run("ufw", "allow", "in", "on", "tailscale0", "to", "any", "port", "22", "proto", "tcp")
+        done = play("site", *there.words("--tags", "base,tailscale"))
+        assert done.returncode == 0 and recap(done.stdout)["changed"] == 1, (done.stdout + done.stderr)[-3000:]
+        assert mode() == 0 and there.gets_in() and not lan.gets_in()
+
+
+def test_tailscales_own_rules_go_when_ufw_has_the_doors(opened: dict[str, Controller]) -> None:
+    """The same machine and a run that brings the firewall along: green, the login gets in by UFW's rule, once."""
+    there, lan = opened["tailnet"], opened["lan"]
+    with as_many_machines_are(there.lab):
+        words = there.words("--tags", "tailscale,guard,firewall", *given(SHUT))
+        try:
+            predicted = play("site", *words, "--check")
+            first = play("site", *words)
+            assert first.returncode == 0, (first.stdout + first.stderr)[-3000:]
+            prefs = json.loads(there.lab.hub.run("tailscale", "debug", "prefs"))
+            assert prefs["NetfilterMode"] == 0 and there.gets_in() and not lan.gets_in()
+            assert predicted.returncode == 0, (predicted.stdout + predicted.stderr)[-3000:]
+            assert recap(predicted.stdout)["changed"] == recap(first.stdout)["changed"] > 0
+            again = play("site", *words)
+            assert again.returncode == 0 and recap(again.stdout)["changed"] == 0, again.stdout[-3000:]
+        finally:
+            site("--tags", "guard,firewall", *given(OPENED))
 
 
 def killed_when_armed(controller: Controller, settings: dict[str, Any]) -> None:

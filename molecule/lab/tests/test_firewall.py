@@ -228,6 +228,24 @@ def published(lab: Lab) -> Iterator[Published]:
         made.end()
 
 
+def test_a_port_without_an_address_is_bound_to_loopback(lab: Lab, published: Published) -> None:
+    """On a network that compose makes, too. Control: one that says otherwise is bound to every address, and shut."""
+    project: dict[str, Any] = {"name": "fw-plain", "services": json.loads(json.dumps(PROJECT["services"]))}
+    project["services"]["web"] |= {"image": published.image, "ports": [f"18199:{INSIDE}"], "restart": "no"}
+    everywhere = {"default": {"driver_opts": {"com.docker.network.bridge.host_binding_ipv4": "0.0.0.0"}}}
+    for networks, bound in (({}, {"127.0.0.1:18199"}), ({"networks": everywhere}, {"0.0.0.0:18199", "[::]:18199"})):
+        text = yaml.safe_dump(project | networks)
+        try:
+            lab.hub.run("docker", "compose", "--file", "-", "up", "--detach", stdin=text)
+            seen = set(published.docker("port", "fw-plain-web-1", f"{INSIDE}/tcp").split())
+            lab.until(lambda: lab.hub.ok(*knock("127.0.0.1", 18199)), "it answers at home", 30)
+            assert opened(scanned(lab.stranger, [V4], "18199")[0]) == set()
+        finally:
+            lab.hub.run("docker", "compose", "--project-name", "fw-plain", "down", "--timeout", "1", check=False)
+        # Whether a network without IPv6 also listens at [::] differs between versions; never where it is loopback.
+        assert bound - {"[::]:18199"} <= seen <= bound, seen
+
+
 # ---- 1: nothing from the LAN, the doors from the tailnet
 def nothing_from_the_lan(lab: Lab, published: Published, tcp: str) -> None:
     for result in scanned(lab.stranger, [V4, V6], tcp, asked(published)):

@@ -107,3 +107,26 @@ def test_a_file_that_wins_is_named_before_sshd_is_restarted(admin: Lab) -> None:
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0 and "passwordauthentication no" in said and "Another file wins" in said, said[-3000:]
     assert admin.hub.run("systemctl", "show", "ssh.service", "--property=ActiveEnterTimestampMonotonic") == began
+
+
+@pytest.mark.nightly
+def test_a_match_block_that_lets_root_in_is_refused(admin: Lab) -> None:
+    """It comes after ours, and beats it. Control: one that is stricter is left alone."""
+    path = "/etc/ssh/sshd_config.d/99-matched.conf"
+    try:
+        for line, refused in (("PermitRootLogin yes", True), ("X11Forwarding no", False)):
+            admin.hub.run("sh", "-c", f"printf 'Match Address 10.77.0.0/24\\n  {line}\\n' > {path}")
+            done = play("site", "--tags", "ssh")
+            said = " ".join((done.stdout + done.stderr).split())
+            assert (done.returncode != 0) is refused and recap(done.stdout)["changed"] == 0, said[-3000:]
+            assert ("Match Address 10.77.0.0/24: permitrootlogin yes" in said) is refused, said[-3000:]
+    finally:
+        admin.hub.run("rm", path)
+
+
+@pytest.mark.nightly
+def test_sshd_does_not_move_behind_a_shut_door(admin: Lab) -> None:
+    done = play("site", "--tags", "ssh", "-e", "ssh_port=2222")
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode != 0 and recap(done.stdout)["changed"] == 0, said[-3000:]
+    assert "guard and UFW would keep every new login out" in said, said[-3000:]

@@ -25,6 +25,69 @@ OURS = ("mushishi-", "sovereign")
 TAILNET = ("100.64.0.0/10", "fd7a:115c:a1e0::/48")
 #: IPv6 pools are unique local addresses (RFC 4193): nothing that is routed.
 LOCAL_V6 = ipaddress.ip_network("fc00::/7")
+#: Where a port is bound to that a container of a network publishes without an address. The daemon's own ``ip`` is for
+#: its first network alone (https://github.com/moby/moby/issues/18237); for those that are made later it has
+#: ``default-network-opts``, from Docker 24 on (https://docs.docker.com/engine/release-notes/24.0/).
+BINDING = "com.docker.network.bridge.host_binding_ipv4"
+#: Settings of the daemon that the role has an opinion about.
+OWN = frozenset(
+    {
+        "default-address-pools",
+        "default-network-opts",
+        "exec-opts",
+        "features",
+        "firewall-backend",
+        "ip",
+        "live-restore",
+        "log-driver",
+        "log-opts",
+        "no-new-privileges",
+        "userland-proxy",
+    }
+)
+#: Settings of another hand that stay: where things lie, how much, how fast, which names and registries. None of them
+#: touches what comes in, the packet filter, or who may give the daemon orders.
+HARMLESS = frozenset(
+    {
+        "builder",
+        "cdi-spec-dirs",
+        "cgroup-parent",
+        "data-root",
+        "debug",
+        "default-cgroupns-mode",
+        "default-ipc-mode",
+        "default-runtime",
+        "default-shm-size",
+        "default-ulimits",
+        "dns",
+        "dns-opts",
+        "dns-search",
+        "exec-root",
+        "http-proxy",
+        "https-proxy",
+        "init",
+        "init-path",
+        "insecure-registries",
+        "labels",
+        "log-format",
+        "log-level",
+        "max-concurrent-downloads",
+        "max-concurrent-uploads",
+        "max-download-attempts",
+        "mtu",
+        "no-proxy",
+        "node-generic-resources",
+        "oom-score-adjust",
+        "proxies",
+        "registry-mirrors",
+        "runtimes",
+        "shutdown-timeout",
+        "storage-driver",
+        "storage-opts",
+    }
+)
+#: The same of the options that new networks of the kind bridge get.
+HARMLESS_OPTIONS = (BINDING, "com.docker.network.driver.mtu", "com.docker.network.bridge.enable_icc")
 
 
 @dataclass
@@ -80,6 +143,59 @@ def judge_backend(settings: Mapping[str, Any], command: str, info: str) -> list[
         "this collection. Take the setting away, restart Docker, and run again."
         for place in places
     ]
+
+
+def judge_settings(theirs: Mapping[str, Any]) -> list[str]:
+    """Refusals of settings that stand in the daemon's file and are neither set by the role nor known as harmless."""
+    unknown = sorted(set(theirs) - OWN - HARMLESS)
+    features, options = theirs.get("features", {}), theirs.get("default-network-opts", {})
+    if not isinstance(features, dict):
+        unknown.append("features that is no object")
+    if not isinstance(options, dict) or not all(isinstance(of_one, dict) for of_one in options.values()):
+        unknown.append("default-network-opts that is no object of objects")
+    else:
+        unknown += [
+            f"default-network-opts of {driver}: {name}"
+            for driver, of_one in sorted(options.items())
+            for name in sorted(of_one)
+            if driver != "bridge" or name not in HARMLESS_OPTIONS
+        ]
+    is_ = f"/etc/docker/daemon.json has settings that this role does not know: {', '.join(unknown)}."
+    why = "They may touch what comes in, or who may give Docker orders."
+    remedy = "Move them away first; those that touch neither (data-root, dns, registry-mirrors and the like) stay."
+    return [f"{is_} {why} {remedy}"] if unknown else []
+
+
+def kept(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the daemon's file stays; settings of the role's own go over it."""
+    return {name: value for name, value in theirs.items() if name in HARMLESS | {"features", "default-network-opts"}}
+
+
+def judge_bindings(networks: str, bind: str) -> list[str]:
+    """Networks that were made when a port without an address was bound to another one; they keep it.
+
+    Args:
+        networks: what ``docker network inspect`` says of all of the kind bridge.
+        bind: the address that a network gets now.
+    """
+    try:
+        listed = json.loads(networks or "[]")
+    except ValueError:
+        return []
+    found = []
+    for network in listed:
+        options = network.get("Options") or {}
+        # Docker publishes nothing of an internal network; its first one has the daemon's own setting.
+        own = options.get("com.docker.network.bridge.default_bridge") == "true"
+        now = options.get(BINDING, str(ipaddress.IPv4Address(0)))
+        if network.get("Internal") or own or now == bind:
+            continue
+        found.append(
+            f"Docker network {network.get('Name')}: a port that its containers publish without an address is bound to "
+            f"{now}, because the network was made so. From outside the doors alone are open all the same. Make it anew "
+            f"(docker compose down, then up) and it is {bind}."
+        )
+    return found
 
 
 def judge_networks(networks: str, containers: str, accepted: Sequence[str]) -> Found:
@@ -197,7 +313,7 @@ def judge(look: Mapping[str, Any], settings: Mapping[str, Any], reached: bool | 
 
     Args:
         look: the result of the module ``look``; answers that are missing are taken for empty ones.
-        settings: those of ``plan.plan``, and ``pools``, ``lan``, ``unfiltered``.
+        settings: those of ``plan.plan``, and ``pools``, ``lan``, ``unfiltered``, ``bind``.
         reached: whether Docker's index was reached; None when nobody asked.
     """
     said = {name: str(answer.get("stdout", "")) for name, answer in look.get("commands", {}).items()}
@@ -223,13 +339,15 @@ def judge(look: Mapping[str, Any], settings: Mapping[str, Any], reached: bool | 
     return {
         "refused": [
             *broken,
+            *judge_settings(theirs),
             *made.refused,
             *judge_backend(theirs, said.get("start", ""), said.get("backend", "")),
             *judge_pools(settings["pools"], taken, docker),
             *known["refused"],
             *found.refused,
         ],
-        "named": [*known["named"], *found.named],
+        "named": [*known["named"], *found.named, *judge_bindings(said.get("bindings", ""), str(settings["bind"]))],
+        "kept": kept(theirs),
         "version": holes.spelled(docker) if docker else "",
         "knows_backend": bool(docker and docker >= holes.BACKEND_KEY),
         "origin": made.origin,

@@ -13,10 +13,10 @@ from typing import Any
 INSIDE = re.compile(r"lo|docker\d+|br-.+|veth.+|virbr\d+|cni\d+|sov0-host|doors-.+|dummy\d+")
 
 
-def addresses_of(entry: dict[str, Any]) -> Iterator[str]:
-    """The addresses of an interface that others can ask for: no link-local ones, which mean nothing elsewhere."""
+def addresses_of(entry: dict[str, Any], scope: str = "global") -> Iterator[str]:
+    """The addresses of an interface that others can ask for; link-local ones mean nothing but on its own network."""
     for address in entry.get("addr_info", []):
-        if address.get("scope") == "global" and not address.get("deprecated") and "local" in address:
+        if address.get("scope") == scope and not address.get("deprecated") and "local" in address:
             yield str(address["local"])
 
 
@@ -25,13 +25,13 @@ def addresses(shown: str, routes: str, tailnet: str) -> dict[str, Any]:
 
     Args:
         shown: what ``ip -json addr show`` says.
-        routes: what ``ip -json route show default`` says.
+        routes: what ``ip -json route show default`` says, of both families.
         tailnet: the tailnet's interface.
 
     Raises:
         ValueError: an answer is no JSON.
     """
-    found: dict[str, Any] = {"lan": [], "tailnet": [], "card": ""}
+    found: dict[str, Any] = {"lan": [], "link": [], "tailnet": [], "card": ""}
     cards = []
     for entry in json.loads(shown or "[]"):
         name = str(entry.get("ifname", ""))
@@ -40,6 +40,7 @@ def addresses(shown: str, routes: str, tailnet: str) -> dict[str, Any]:
         elif not INSIDE.fullmatch(name):
             there = list(addresses_of(entry))
             found["lan"] += there
+            found["link"] += [address for address in addresses_of(entry, "link") if ":" in address]
             cards += [name] if there else []
     by_default = [str(route.get("dev")) for route in json.loads(routes or "[]")]
     found["card"] = next((name for name in [*by_default, *cards] if name in cards), "")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import json
 import resource
 import socket
@@ -62,6 +63,18 @@ def family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
+def place(address: str, port: int) -> tuple[Any, ...]:
+    """Where a socket connects to; a link-local address (fe80::1%eth0) has the number of its interface beside it."""
+    plain, _sign, zone = address.partition("%")
+    return (plain, port, 0, number_of(zone)) if zone else (plain, port)
+
+
+@functools.lru_cache
+def number_of(zone: str) -> int:
+    """The number of an interface. Raises OSError when there is none."""
+    return socket.if_nametoindex(zone)
+
+
 def means(number: int) -> str:
     """What the number of an error says of a port."""
     if number in (errno.ECONNREFUSED, errno.ECONNRESET):
@@ -105,7 +118,7 @@ async def knock(address: str, port: int, patience: float) -> str:
         try:
             sock = socket.socket(family_of(address), socket.SOCK_STREAM)
             sock.setblocking(False)
-            await asyncio.wait_for(loop.sock_connect(sock, (address, port)), patience)
+            await asyncio.wait_for(loop.sock_connect(sock, place(address, port)), patience)
             # Asking an address of its own, a socket may get the very port that it asks for, and meet itself.
             return "refused" if sock.getsockname() == sock.getpeername() else "open"
         except (asyncio.TimeoutError, TimeoutError):
@@ -125,7 +138,7 @@ async def ask(address: str, port: int, question: bytes, patience: float) -> str:
     with socket.socket(family_of(address), socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
         try:
-            sock.connect((address, port))
+            sock.connect(place(address, port))
             for _again in range(2):
                 sock.send(question)
                 try:
@@ -158,10 +171,11 @@ def own_address(address: str) -> str | None:
     """The address from which this machine would ask another; None when it has no way there."""
     with socket.socket(family_of(address), socket.SOCK_DGRAM) as sock:
         try:
-            sock.connect((address, 9))
+            sock.connect(place(address, 9))
         except OSError:
             return None
-        return str(sock.getsockname()[0])
+        _plain, sign, zone = address.partition("%")
+        return str(sock.getsockname()[0]).partition("%")[0] + sign + zone
 
 
 class Echo(asyncio.DatagramProtocol):
@@ -189,15 +203,32 @@ async def control(address: str, patience: float) -> dict[str, str]:
         transport.close()
 
 
+def told(*words: str) -> list[dict[str, Any]]:
+    """What ``ip -json`` says; nothing when it fails."""
+    try:
+        done = subprocess.run(["ip", "-json", *words], capture_output=True, text=True, timeout=10, check=False)
+        return list(json.loads(done.stdout or "[]"))
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
+
+
+def with_zones(addresses: Sequence[str]) -> list[str]:
+    """The addresses, the link-local ones with this machine's own interface to the network on which the others are."""
+    neighbours = [route for address in addresses if not local(address) for route in told("route", "get", address)]
+    found = (route for route in neighbours if "dev" in route and not {"gateway", "type"} & set(route))
+    near = next((str(route["dev"]) for route in found), "")
+    return [f"{address}%{near}" if near and local(address) and "%" not in address else address for address in addresses]
+
+
+def local(address: str) -> bool:
+    """Whether an address is a link-local one of IPv6."""
+    return address.lower().startswith(("fe8", "fe9", "fea", "feb"))
+
+
 def neighbour(address: str) -> str:
     """The link address of an address on this machine's own network, as the kernel knows it now; empty without one."""
-    try:
-        done = subprocess.run(
-            ["ip", "-json", "neigh", "show", "to", address], capture_output=True, text=True, timeout=10, check=False
-        )
-        listed = json.loads(done.stdout or "[]")
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return ""
+    plain, _sign, zone = address.partition("%")
+    listed = told("neigh", "show", "to", plain, *(("dev", zone) if zone else ()))
     known = [entry for entry in listed if "lladdr" in entry and "FAILED" not in entry.get("state", [])]
     return str(known[0]["lladdr"]) if known else ""
 
@@ -223,6 +254,9 @@ async def scan_one(job: Mapping[str, Any], address: str, progress: Progress) -> 
     """Everything about one address."""
     patience, parallel = float(job["patience"]), int(job["parallel"])
     own = own_address(address)
+    # A link-local address that no neighbour has is another network's: nothing to be tried from here.
+    if own is not None and local(address) and await knock(address, 9, patience) != "refused" and not neighbour(address):
+        own = None
     if own is None:
         progress.done += len(job["tcp"]) + len(job["udp"])
         return {"address": address, "route": False, "tcp": {}, "udp": {}, "control": {}, "evidence": ""}
@@ -267,11 +301,12 @@ def scan(job: Mapping[str, Any], tell: Tell) -> list[dict[str, Any]]:
             ``parallel``; ``patience`` and ``udp_patience`` in seconds.
         tell: gets the events.
     """
-    made = {**job, "parallel": enough_files(int(job["parallel"]))}
+    addresses = with_zones([str(address) for address in job["addresses"]])
+    made = {**job, "addresses": addresses, "parallel": enough_files(int(job["parallel"]))}
     progress = Progress(tell, len(made["addresses"]) * (len(made["tcp"]) + len(made["udp"])))
 
     async def everything() -> list[dict[str, Any]]:
-        return [await scan_one(made, str(address), progress) for address in made["addresses"]]
+        return [await scan_one(made, address, progress) for address in addresses]
 
     return asyncio.run(everything())
 

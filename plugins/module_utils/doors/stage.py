@@ -99,6 +99,27 @@ def strict(interface: str) -> bool:
     return max(number_of(f"{folder}/{name}/rp_filter") for name in ("all", interface)) == 1
 
 
+def way_back(side: Side) -> str:
+    """Let answers to the stage leave by its wire; why they do not, or empty.
+
+    A tailnet's client sends all of the tailnet's IPv6 range to its own interface, by a table that is asked before the
+    main one (tailscale: table 52; ``ipn/ipnlocal/local.go`` peerRoutes). Then a narrower route by the wire goes into
+    that table. It is gone with the wire, however that ends.
+    """
+    for ours, theirs in (side.v4, side.v6):
+        address, family = theirs.partition("/")[0], "-6" if ":" in theirs else "-4"
+        network = str(ipaddress.ip_interface(ours).network)
+        for turn in ("as it is", "with a route"):
+            found = json.loads(done("ip", "-json", family, "route", "get", address, check=False) or "[{}]")[0]
+            if found.get("dev") == side.outer:
+                break
+            if turn == "with a route":
+                return f"answers to {address} would leave by {found.get('dev', 'nothing')}"
+            by = ("dev", side.outer, "table", str(found.get("table", "main")))
+            done("ip", family, "route", "add", network, *by, check=False)
+    return ""
+
+
 def lead(outer: str, enter: str) -> str:
     """Lead what comes out of the wire into the machine by another interface; why that is not possible, or empty."""
     there = link(enter)
@@ -158,8 +179,9 @@ def ended_in_order() -> Iterator[None]:
 
 
 @contextmanager
-def stage(name: str, addresses: Sequence[str], enter: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The scanner in a namespace of its own, waiting for a job; and why its packets do not come in by ``enter``.
+def stage(name: str, addresses: Sequence[str], enter: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """The scanner in a namespace of its own, waiting for a job; why its packets do not come in by ``enter``; and why no
+    answer would come back.
 
     Raises:
         SovereignError: the stage cannot be made; nothing of it is left.
@@ -185,7 +207,7 @@ def stage(name: str, addresses: Sequence[str], enter: str) -> Iterator[tuple[sub
                     f"the stage of the {name}", f"no namespace: {said}", "Run as root, with util-linux."
                 )
             wire(side, child.pid, addresses)
-            yield child, lead(side.outer, enter) if enter else "no interface was named"
+            yield child, lead(side.outer, enter) if enter else "no interface was named", way_back(side)
         finally:
             child.kill()
             done("ip", "link", "delete", "dev", side.outer, check=False)
@@ -202,9 +224,10 @@ def played(name: str, job: Mapping[str, Any], enter: str, tell: scan.Tell) -> tu
     """
     addresses = [str(address) for address in job["addresses"]]
     outer = SIDES[name].outer
-    with stage(name, addresses, enter) as (child, why_not):
-        if why_not and name == "tailnet":
-            return [], "", why_not
+    with stage(name, addresses, enter) as (child, why_not, lost):
+        # Without a way back everything is silent, whatever is open.
+        if lost or (why_not and name == "tailnet"):
+            return [], "", lost or why_not
         if child.stdin is None or child.stdout is None:
             raise SovereignError(f"the stage of the {name}", "no pipes", "Run it again.")
         child.stdin.write(json.dumps(job) + "\n")

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+from urllib.parse import urlsplit
 
 from .scan import ports_of
 
@@ -19,6 +21,9 @@ SIDES = ("lan", "tailnet")
 #: nothing).
 ELSEWHERE = {"lan": ("silent",), "tailnet": ("refused", "unreachable", "silent")}
 EXPECTED = {"lan": "silent", "tailnet": "refused"}
+#: The tailnet's client answers this port by itself, inside the tunnel: a real peer finds it open whatever the filters
+#: and the tailnet's policy say (tailscale: ``net/tstun/wrap.go``), a played one does not.
+PEER_API = "open or refused (peer API, answered by the client)"
 UDP_SILENCE = "silent: dropped, or a service that does not answer what was asked"
 
 
@@ -46,6 +51,20 @@ def wanted(doors: Iterable[Mapping[str, Any]], side: str) -> dict[tuple[str, int
     }
 
 
+def peer_ports(urls: Iterable[str], address: str) -> set[int]:
+    """The ports of the client's peer API at an address, as ``tailscale status`` names them (http://[fd7a::1]:1234)."""
+    parts = [urlsplit(url) for url in urls]
+    return {part.port for part in parts if part.port and plain(part.hostname or "") == plain(address)}
+
+
+def plain(address: str) -> str:
+    """An address in one spelling; a name as it is."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address
+
+
 def seen_of(result: Mapping[str, Any], protocol: str) -> dict[int, str]:
     """Port to outcome."""
     return {port: outcome for outcome, text in result[protocol].items() for port in ports_of(str(text))}
@@ -57,10 +76,19 @@ def words(protocol: str, outcome: str) -> str:
 
 
 def of_protocol(
-    base: Mapping[str, str], seen: Mapping[int, str], protocol: str, doors: Mapping[tuple[str, int], str]
+    base: Mapping[str, str],
+    seen: Mapping[int, str],
+    protocol: str,
+    doors: Mapping[tuple[str, int], str],
+    peer_api: Iterable[int] = (),
 ) -> list[Row]:
-    """The rows of one address and protocol: every door, everything open that is none, and how the rest answered."""
-    rows = []
+    """The rows of one address and protocol: every door, the client's own port, everything open that is neither, and how
+    the rest answered."""
+    aside = sorted(set(peer_api) & set(seen))
+    rows = [
+        Row(**base, port=f"{protocol} {port}", expected=PEER_API, seen=seen[port], verdict="holds") for port in aside
+    ]
+    seen = {port: outcome for port, outcome in seen.items() if port not in aside}
     named = {port: name for (kind, port), name in doors.items() if kind == protocol}
     for port, name in sorted(named.items()):
         outcome = seen.get(port, "not tried")
@@ -94,7 +122,13 @@ def of_protocol(
     return rows
 
 
-def rows_of(probe: str, side: str, result: Mapping[str, Any], doors: Iterable[Mapping[str, Any]]) -> list[Row]:
+def rows_of(
+    probe: str,
+    side: str,
+    result: Mapping[str, Any],
+    doors: Iterable[Mapping[str, Any]],
+    peer_api: Iterable[str] = (),
+) -> list[Row]:
     """The rows of one address, as one probe saw it.
 
     Args:
@@ -102,6 +136,7 @@ def rows_of(probe: str, side: str, result: Mapping[str, Any], doors: Iterable[Ma
         side: ``lan`` or ``tailnet``.
         result: what the scanner says of the address.
         doors: the list that the machine's own ``doors.json`` holds.
+        peer_api: where the tailnet's client listens for its peers, as addresses of web pages.
     """
     base = {"probe": probe, "side": side, "address": str(result["address"])}
     if not result["route"]:
@@ -118,8 +153,10 @@ def rows_of(probe: str, side: str, result: Mapping[str, Any], doors: Iterable[Ma
         nobody = "nothing shows that the machine was there"
         rows.append(Row(**base, port="all", expected="somebody at this address", seen=nobody, verdict="blind"))
     allowed = wanted(doors, side)
-    for protocol in ("tcp", "udp"):
-        rows += of_protocol(base, seen_of(result, protocol), protocol, allowed)
+    # On the LAN that port is as shut as any other.
+    own = peer_ports(peer_api, base["address"]) - {port for _protocol, port in allowed} if side == "tailnet" else set()
+    rows += of_protocol(base, seen_of(result, "tcp"), "tcp", allowed, own)
+    rows += of_protocol(base, seen_of(result, "udp"), "udp", allowed)
     return rows
 
 

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import pwd
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._login import Login
@@ -77,6 +77,15 @@ def effective(text: str) -> dict[str, str]:
     return {keyword: value for keyword, _space, value in pairs}
 
 
+def asked(login: Login, run: Callable[[Sequence[str]], tuple[int, str, str]], sshd: str) -> dict[str, str]:
+    """What sshd does now for this login; nothing where there is no sshd."""
+    for option in (["-C", f"user={login.user},host={login.address},addr={login.address}"], []):
+        status, out, _err = run([sshd, "-T", *option])
+        if status == 0:
+            return effective(out)
+    return {}
+
+
 def key_files(pattern: str, user: str, home: str, uid: int) -> list[str]:
     """The files behind AuthorizedKeysFile for a user."""
     found = []
@@ -118,6 +127,24 @@ def _groups_of(user: str, gid: int) -> set[str]:
     return names
 
 
+def key_reason(login: Login, settings: Mapping[str, str]) -> str:
+    """Why a login would not be let in by its keys; empty when it would, or when nobody can tell."""
+    try:
+        account = pwd.getpwnam(login.user)
+    except KeyError:
+        return f"there is no user {login.user!r} on the machine"
+    pattern = settings.get("authorizedkeysfile", ".ssh/authorized_keys")
+    files = key_files(pattern, login.user, account.pw_dir, account.pw_uid)
+    # Another program, or an authority, may answer for the keys; nobody can tell what it would say.
+    elsewhere = [settings.get(name, "none") for name in ("authorizedkeyscommand", "trustedusercakeys")]
+    if any(word not in ("none", "") for word in elsewhere) or any(usable_keys(_read(path)) for path in files):
+        return ""
+    return (
+        f"{login.user} has no key that would be accepted (ed25519, ecdsa, or RSA of {RSA_BITS} bits) in "
+        f"{' or '.join(files)}"
+    )
+
+
 def reasons(login: Login | None, rules: Rules, settings: Mapping[str, str]) -> list[str]:
     """Why this login would not work under the rules, one sentence each. ``settings``: what sshd does now."""
     if login is None:
@@ -129,15 +156,8 @@ def reasons(login: Login | None, rules: Rules, settings: Mapping[str, str]) -> l
         account = pwd.getpwnam(login.user)
     except KeyError:
         return [*found, f"there is no user {login.user!r} on the machine"]
-    pattern = settings.get("authorizedkeysfile", ".ssh/authorized_keys")
-    files = key_files(pattern, login.user, account.pw_dir, account.pw_uid)
-    # Another program, or an authority, may answer for the keys; nobody can tell what it would say.
-    elsewhere = [settings.get(name, "none") for name in ("authorizedkeyscommand", "trustedusercakeys")]
-    if all(word in ("none", "") for word in elsewhere) and not any(usable_keys(_read(path)) for path in files):
-        found.append(
-            f"{login.user} has no key that would be accepted (ed25519, ecdsa, or RSA of {RSA_BITS} bits) in "
-            f"{' or '.join(files)}"
-        )
+    if reason := key_reason(login, settings):
+        found.append(reason)
     if rules.users and login.user not in rules.users:
         found.append(f"{login.user} is not in ssh_allow_users")
     if rules.groups and not _groups_of(login.user, account.pw_gid) & set(rules.groups):

@@ -15,13 +15,15 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._diff import Differences
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+from ansible_collections.mushishi.sovereign.plugins.module_utils._login import Login
 from ansible_collections.mushishi.sovereign.plugins.module_utils._tokens import clean_token
+from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet import way_in
 from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet.client import (
     NETFILTER_MODES,
     Client,
@@ -60,6 +62,9 @@ class Wanted:
     reauth: bool
     timeout: int
     key_expiry_days: int
+    interface: str
+    lockout_accepted: bool
+    defer_netfilter: bool
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,9 @@ def wanted_from(params: Mapping[str, Any]) -> Wanted:
         params["reauth"],
         params["timeout"],
         params["key_expiry_days"],
+        params["interface"],
+        params["lockout_accepted"],
+        params["defer_netfilter"],
     )
 
 
@@ -368,6 +376,56 @@ def settled(client: Client, timeout: int, sleep: Any = time.sleep, clock: Any = 
         sleep(POLL_SECONDS)
 
 
+def keeping(wanted: Wanted, prefs: Mapping[str, Any]) -> Wanted:
+    """The same, with the name that the node has where none is wanted: whoever knows it by that name finds it again.
+
+    It has to be said, because ``up`` takes what is not said for its default.
+    """
+    return wanted if wanted.hostname else replace(wanted, hostname=str(prefs.get("Hostname") or ""))
+
+
+def not_shut_out(
+    wanted: Wanted, prefs: Mapping[str, Any], client: Client, login: Login | None
+) -> tuple[Wanted, list[str]]:
+    """What may be wanted without shutting out the login that runs this, and warnings where it may be after all.
+
+    Where nothing but UFW stands in the way, and somebody gives it its rules later in the same run, the netfilter mode
+    waits.
+
+    Raises:
+        SovereignError: it would be shut out.
+    """
+
+    def refuse(wish: Wanted) -> list[str]:
+        change = way_in.change(prefs, wish.netfilter_mode, wish.shields_up)
+        return way_in.refuse(login, wish.interface, change, client.run, accepted=wish.lockout_accepted)
+
+    try:
+        return wanted, refuse(wanted)
+    except SovereignError:
+        waiting = replace(wanted, netfilter_mode="on")
+        if not wanted.defer_netfilter or prefs.get("NetfilterMode") != NETFILTER_MODES["on"]:
+            raise
+        return waiting, refuse(waiting)
+
+
+def ending(made: Plan, prefs: Mapping[str, Any]) -> list[str]:
+    """What others may rely on and the settings take away, in words."""
+    flags = {setting.flag for setting in made.set}
+    found = []
+    if "advertise-routes" in flags:
+        found.append(
+            f"This node is a router of the tailnet, to {', '.join(prefs.get('AdvertiseRoutes') or [])}. That ends: "
+            "this machine is no way to others. Whoever needs it needs another router."
+        )
+    if "exit-node" in flags:
+        found.append(
+            f"What this machine sends to the internet leaves by the exit node {prefs.get('ExitNodeID')}. That ends: it "
+            "leaves by the machine's own default route."
+        )
+    return found
+
+
 def ensure(
     wanted: Wanted,
     client: Client,
@@ -375,16 +433,28 @@ def ensure(
     check_mode: bool,
     key_folder: str = "/run",
     now: datetime | None = None,
+    login: Login | None = None,
 ) -> dict[str, Any]:
     """Brings the node to what is wanted, and returns the module's result with ``warnings`` in it.
+
+    Args:
+        login: the SSH login that runs this, which must not be locked out.
 
     Raises:
         SovereignError: it is refused, cannot be had, or did not become what was wanted.
     """
     status = settled(client, wanted.timeout)
-    made = plan(wanted, status, client.prefs(), client.serve())
+    prefs = client.prefs()
+    wanted = keeping(wanted, prefs)
+    serve = client.serve()
+    made = plan(wanted, status, prefs, serve)
+    asked, warned = wanted, ending(made, prefs)
     if made.login:
         check_key(wanted)
+    else:
+        wanted, warnings = not_shut_out(wanted, prefs, client, login)
+        made = plan(wanted, status, prefs, serve)
+        warned += warnings
     if made.changed and not check_mode:
         # A node that was stopped is put right before it is on the tailnet again.
         if made.set and not made.login:
@@ -406,10 +476,13 @@ def ensure(
             client.call("serve", "--bg", "--yes", f"--https={port}", wanted.serve[port], what="serve")
         status = settled(client, wanted.timeout)
         _confirm(wanted, status, client)
+    reported = report(wanted, status, now or datetime.now(timezone.utc))
+    reported["warnings"] = warned + reported["warnings"]
     return {
         "changed": made.changed,
         "diff": made.differences.diff("tailnet node"),
-        **report(wanted, status, now or datetime.now(timezone.utc)),
+        "deferred": wanted != asked,
+        **reported,
     }
 
 

@@ -46,6 +46,15 @@ def test_past_sudo_and_nonsense(tmp_path: Path) -> None:
     assert find_login(13, str(tmp_path)) == ME
 
 
+def test_a_link_local_address_keeps_its_interface(tmp_path: Path) -> None:
+    """The same address may stand behind every interface; a question for its route would name any."""
+    process(tmp_path, 1, 0)
+    process(tmp_path, 7, 1, SSH_CONNECTION="fe80::1%eth0 50000 fe80::2%eth0 22", LOGNAME="me")
+    assert find_login(7, str(tmp_path)) == Login("me", "fe80::1", 22, "eth0")
+    process(tmp_path, 8, 1, SSH_CONNECTION=CONNECTION, LOGNAME="me")
+    assert find_login(8, str(tmp_path)) == ME and ME.zone == ""
+
+
 def test_sudo_that_keeps_the_variable(tmp_path: Path) -> None:
     process(tmp_path, 1, 0)
     process(tmp_path, 9, 1, SSH_CONNECTION=CONNECTION, LOGNAME="root", SUDO_USER="me")

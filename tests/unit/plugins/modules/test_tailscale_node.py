@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from ansible.module_utils import basic
-from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet import client, node
+from ansible_collections.mushishi.sovereign.plugins.module_utils._login import Login
+from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet import client, node, way_in
 from ansible_collections.mushishi.sovereign.plugins.modules import tailscale_node
 
 MOLECULE = Path(__file__).resolve().parents[4] / "molecule"
@@ -87,6 +88,12 @@ class Machine:
         return prefs
 
 
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No login runs the module, whatever runs these tests."""
+    monkeypatch.setattr(tailscale_node, "find_login", lambda: None)
+
+
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
@@ -149,7 +156,6 @@ def test_what_nobody_chose_is_off(keep: Any, machine: Machine) -> None:
         (["--report-posture"], "report-posture=false"),
         (["--operator=somebody"], "operator="),
         (["--shields-up"], "shields-up=false"),
-        (["--hostname=other"], "hostname="),
     ],
 )
 def test_what_another_hand_has_set_is_put_right_alone(keep: Any, machine: Machine, words: list[str], flag: str) -> None:
@@ -161,6 +167,84 @@ def test_what_another_hand_has_set_is_put_right_alone(keep: Any, machine: Machin
     assert result["changed"] and predicted["diff"] == result["diff"]
     assert machine.said() == [f"set --{flag}"]
     assert not keep()["changed"] and machine.state["logins"] == 1
+
+
+def test_a_name_that_nobody_chose_stays(keep: Any, machine: Machine) -> None:
+    """Otherwise its MagicDNS name would go, and with it every connection that is made by name."""
+    keep(auth_key=KEY)
+    machine.do("set", "--hostname=other")
+    assert not keep()["changed"] and machine.said() == [] and machine.prefs["Hostname"] == "other"
+    # A new login tells the client everything anew, the name as well.
+    machine.do("standin", "set", "status.BackendState", '"NeedsLogin"')
+    keep(auth_key=KEY)
+    assert machine.state["logins"] == 2 and machine.prefs["Hostname"] == "other"
+    # Control: one that was chosen is put right.
+    assert keep(hostname="hub")["changed"] and machine.prefs["Hostname"] == "hub"
+
+
+def test_it_does_not_shut_out_who_runs_it(keep: Any, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came by the tailnet, and Tailscale's rules alone let it past UFW. Before anything, in a dry run as well."""
+    keep(auth_key=KEY)
+    machine.do("set", "--netfilter-mode=on", "--accept-dns=true")
+    before = machine.state
+    monkeypatch.setattr(tailscale_node, "find_login", lambda: Login("me", "100.64.0.9", 22))
+    monkeypatch.setattr(way_in, "device_to", lambda _address, _run: "tailscale0")
+    monkeypatch.setattr(way_in, "read_ufw", lambda _etc: way_in.Ufw(True, {}, {}))
+    for check in (True, False):
+        refused = keep(check=check)
+        assert refused["failed"] and "ufw allow in on tailscale0" in refused["msg"]
+    assert machine.said() == [] and machine.state == before
+    # Controls: the mode stays, another interface, and somebody who knows what he does.
+    assert keep(netfilter_mode="on", check=True)["changed"] and keep(interface="tailscale1", check=True)["changed"]
+    assert keep(lockout_accepted=True)["changed"] and machine.prefs["NetfilterMode"] == 0
+    assert not keep()["changed"]
+
+
+def test_the_netfilter_mode_waits_for_ufw(keep: Any, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a run that gives UFW its doors: everything else is set, and the mode when UFW lets the login in."""
+    keep(auth_key=KEY)
+    machine.do("set", "--netfilter-mode=on", "--accept-dns=true")
+    rules: dict[int, str] = {}
+    monkeypatch.setattr(tailscale_node, "find_login", lambda: Login("me", "100.64.0.9", 22))
+    monkeypatch.setattr(way_in, "device_to", lambda _address, _run: "tailscale0")
+    monkeypatch.setattr(way_in, "read_ufw", lambda _etc: way_in.Ufw(True, {}, rules))
+    predicted, first = keep(check=True, defer_netfilter=True), keep(defer_netfilter=True)
+    assert machine.said() == ["set --accept-dns=false"] and first["deferred"] and predicted["diff"] == first["diff"]
+    assert not keep(defer_netfilter=True)["changed"] and keep()["failed"] and machine.prefs["NetfilterMode"] == 2
+    rules[4] = "### tuple ### allow tcp 22 0.0.0.0/0 any 0.0.0.0/0 in_tailscale0\n"
+    late = keep()
+    assert late["changed"] and not late["deferred"] and machine.prefs["NetfilterMode"] == 0
+    # Controls: what UFW has nothing to do with does not wait, nor does a mode that is not on.
+    rules.clear()
+    machine.do("set", "--netfilter-mode=on")
+    assert keep(defer_netfilter=True, shields_up=True)["failed"]
+    machine.do("set", "--netfilter-mode=off", "--ssh")
+    monkeypatch.setattr(way_in, "without_tailscales_ssh", lambda _login, _run: [])
+    assert keep(defer_netfilter=True)["failed"]
+
+
+def test_a_login_by_tailscales_own_ssh_is_not_shut_out(
+    keep: Any, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(auth_key=KEY)
+    machine.do("set", "--ssh")
+    monkeypatch.setattr(tailscale_node, "find_login", lambda: Login("me", "100.64.0.9", 22))
+    monkeypatch.setattr(way_in, "device_to", lambda _address, _run: "tailscale0")
+    reasons = ["me has no key"]
+    monkeypatch.setattr(way_in, "without_tailscales_ssh", lambda _login, _run: reasons)
+    refused = keep()
+    assert refused["failed"] and "then sshd does, and me has no key" in refused["msg"] and machine.prefs["RunSSH"]
+    reasons.clear()
+    assert keep()["changed"] and not machine.prefs["RunSSH"]
+
+
+def test_a_router_that_ends_is_named(machine: Machine, keep: Any) -> None:
+    assert report(machine)["warnings"] == []
+    machine.do("set", "--advertise-routes=10.0.0.0/8,192.168.7.0/24", "--exit-node=nPEER")
+    router, way_out = report(machine)["warnings"]
+    assert "router of the tailnet, to 10.0.0.0/8, 192.168.7.0/24. That ends" in router
+    assert "leaves by the exit node nPEER. That ends" in way_out
+    assert report(machine)["warnings"] == [] and machine.prefs["AdvertiseRoutes"] is None
 
 
 def test_every_setting_is_one_that_the_client_knows() -> None:
@@ -188,6 +272,9 @@ def options(**changed: Any) -> dict[str, Any]:
         "reauth": False,
         "timeout": 5,
         "key_expiry_days": 14,
+        "interface": "tailscale0",
+        "lockout_accepted": False,
+        "defer_netfilter": False,
         **changed,
     }
 

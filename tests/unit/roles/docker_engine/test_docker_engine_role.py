@@ -97,13 +97,58 @@ def test_a_question_that_was_skipped_is_no_answer() -> None:
     assert found["origin"] == "distribution"
 
 
-def test_every_key_that_the_role_writes_is_one_that_it_knows() -> None:
-    """Otherwise its second run would refuse its own settings."""
-    seen = look("Docker version 29.9.0, build a", '{"runtimes": {"nvidia": {"path": "x"}}}')
-    daemon, kept, known = asked(
-        "__docker_engine_daemon", "__docker_engine_kept", "__docker_engine_known", __docker_engine_look=seen
+BINDING = "com.docker.network.bridge.host_binding_ipv4"
+
+
+def test_a_second_run_finds_its_own_settings_and_changes_nothing() -> None:
+    (daemon,) = asked("__docker_engine_daemon", __docker_engine_look=look("Docker version 29.9.0, build a"))
+    again, judged = asked(
+        "__docker_engine_daemon",
+        "__docker_engine_judged",
+        __docker_engine_look=look("Docker version 29.9.0, build a", json.dumps(daemon)),
     )
-    assert set(daemon) <= set(known) and kept == {"runtimes": {"nvidia": {"path": "x"}}}
+    assert again == daemon and judged["refused"] == []
+
+
+def test_every_new_network_binds_where_the_first_one_does() -> None:
+    for bind in ("127.0.0.1", "100.64.0.2"):
+        (daemon,) = asked("__docker_engine_daemon", __docker_engine_look=look(), docker_engine_default_bind=bind)
+        assert daemon["ip"] == bind and daemon["default-network-opts"] == {"bridge": {BINDING: bind}}
+
+
+def test_settings_of_another_hand_stay_where_they_touch_nothing() -> None:
+    theirs: dict[str, Any] = {
+        "runtimes": {"nvidia": {"path": "x"}},
+        "data-root": "/data/docker",
+        "registry-mirrors": ["https://mirror.example"],
+        "features": {"containerd-snapshotter": True, "cdi": False},
+        "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1400", BINDING: "0.0.0.0"}},
+        "log-opts": {"max-size": "9g"},
+        "live-restore": True,
+    }
+    daemon, judged = asked(
+        "__docker_engine_daemon", "__docker_engine_judged", __docker_engine_look=look(daemon=json.dumps(theirs))
+    )
+    assert judged["refused"] == []
+    assert {name: daemon[name] for name in ("runtimes", "data-root", "registry-mirrors")} == {
+        name: theirs[name] for name in ("runtimes", "data-root", "registry-mirrors")
+    }
+    assert daemon["features"] == {"containerd-snapshotter": True, "cdi": True}
+    options = {"com.docker.network.driver.mtu": "1400", BINDING: "127.0.0.1"}
+    assert daemon["default-network-opts"] == {"bridge": options}
+    # Control: what the role has an opinion about is the role's.
+    assert daemon["log-opts"] == {"max-size": "10m", "max-file": "3"} and daemon["live-restore"] is False
+
+
+def test_the_daemon_judges_its_settings_unless_it_is_about_to_be_replaced() -> None:
+    packages = "ii  docker.io 26.1\nii  docker-compose-v2 2\nii  python3-requests 2\n"
+    there, away = (
+        asked("__docker_engine_validate", __docker_engine_look=look(packages=packages))[0],
+        asked("__docker_engine_validate", __docker_engine_look=look())[0],
+    )
+    assert away == [] and "%s" in there and "dockerd --validate --config-file" in " ".join(there)
+    (after,) = asked("__docker_engine_validate", __docker_engine_look=look(), __docker_engine_installed=look())
+    assert after == there
 
 
 def test_the_pins_are_exact_and_for_one_system() -> None:
@@ -127,5 +172,8 @@ def test_the_preflight_only_reads() -> None:
         and ("docker", "ps", "--all") in words
         and ("docker", "info", "--format") in words
     )
-    assert not [argv for argv in words if argv[0] not in ("docker", "apt-mark", "grep", "systemctl", "ip")]
+    shell = ("/bin/sh", "-c", "docker network inspect $(docker network ls --quiet --filter driver=bridge)")
+    assert shell in words
+    readers = ("docker", "apt-mark", "grep", "systemctl", "ip")
+    assert not [argv for argv in words if argv[0] not in readers and argv != shell]
     assert [argv[1] for argv in words if argv[0] == "docker"].count("run") == 0

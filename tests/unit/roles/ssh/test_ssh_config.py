@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import rendering
+import yaml
 from rendering import Rendered
 
 TEMPLATE = ("ssh", "00-mushishi.conf.j2")
@@ -38,8 +39,8 @@ def host_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def ask(folder: Path, key: Path, text: str) -> tuple[int, list[str], str]:
-    """Exit status, what sshd would do, and what it complains of.
+def ask(folder: Path, key: Path, text: str, *who: str) -> tuple[int, list[str], str]:
+    """Exit status, what sshd would do (for somebody), and what it complains of.
 
     In a mount namespace with a /run and an account file of its own: a server that is installed and never started has
     neither its folder nor, where it was only unpacked, its user.
@@ -51,7 +52,7 @@ def ask(folder: Path, key: Path, text: str) -> tuple[int, list[str], str]:
     (folder / "passwd").write_text(accounts)
     script = (
         f"mount -t tmpfs none /run && mkdir /run/sshd && mount --bind {folder}/passwd /etc/passwd && "
-        f"exec {server()} -T -h {key} -f {folder}/config"
+        f"exec {server()} -T -h {key} -f {folder}/config {' '.join(who)}"
     )
     done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout.splitlines(), done.stderr
@@ -165,3 +166,120 @@ def test_logins_have_sessions_of_their_own() -> None:
 def test_the_door() -> None:
     doors = rendering.evaluate("{{ __ssh_doors }}", values(ssh_port=2222))
     assert doors == [{"name": "ssh", "port": 2222, "protocol": "tcp", "role": "ssh"}]
+
+
+def preflight(name: str, **registered: Any) -> list[bool]:
+    """Whether each condition of an assertion of the preflight holds under these values."""
+    tasks = yaml.safe_load((rendering.ROLES / "ssh/tasks/preflight.yml").read_text())
+    (task,) = [task for task in tasks if task["name"] == name]
+    conditions = task["ansible.builtin.assert"]["that"]
+    known = values() | registered
+    listed = [conditions] if isinstance(conditions, str) else conditions
+    return [bool(rendering.evaluate("{{ " + each + " }}", known)) for each in listed]
+
+
+def looked(doors: str | None = None, **contents: str) -> dict[str, Any]:
+    """What a look at the machine registers."""
+    return {"contents": {"/etc/mushishi/doors.json": doors, **contents}, "commands": {"socket": {"stdout": ""}}}
+
+
+DOORS = '{"doors": [{"name": "ssh", "port": 22, "protocol": "tcp"}, {"name": "x", "port": 2223, "protocol": "udp"}]}'
+
+
+@pytest.mark.parametrize(
+    ("given", "holds"),
+    [
+        ({"ssh_port": 22}, True),
+        ({"ssh_port": 2222}, False),
+        # A door for datagrams is none for SSH.
+        ({"ssh_port": 2223}, False),
+        ({"ssh_port": 2222, "site_brings_doors": True}, True),
+        ({"ssh_port": 2222, "site_leaves_ssh_out": True}, True),
+        ({"ssh_port": 2222, "ssh_lockout_accepted": True}, True),
+    ],
+)
+def test_sshd_does_not_move_behind_a_shut_door(given: dict[str, Any], holds: bool) -> None:
+    name = "Sshd goes to no port that guard and UFW keep shut"
+    assert preflight(name, __ssh_look=looked(DOORS), **given) == [holds]
+    # Control: without a firewall of ours there is no such door.
+    assert preflight(name, __ssh_look=looked(), **given) == [True]
+
+
+@pytest.mark.parametrize(
+    ("run", "skipped", "brings"),
+    [
+        (["all"], [], True),
+        (["guard", "firewall", "ssh"], [], True),
+        (["ssh"], [], False),
+        (["firewall", "ssh"], [], False),
+        (["all"], ["guard"], False),
+    ],
+)
+def test_a_run_says_whether_it_brings_the_doors(run: list[str], skipped: list[str], brings: bool) -> None:
+    plays = yaml.safe_load((rendering.ROOT / "playbooks/site.yml").read_text())
+    text = plays[1]["vars"]["site_doors_come"]
+    assert rendering.evaluate(text, {"ansible_run_tags": run, "ansible_skip_tags": skipped}) is brings
+
+
+#: What beats the role's file for whoever it fits, and what does not.
+MATCHED = """
+Port 22
+PermitRootLogin yes
+Match Address 192.168.0.0/16
+  PermitRootLogin yes
+\tPasswordAuthentication=yes
+  # PermitEmptyPasswords yes
+  X11Forwarding no
+  Banner /etc/issue
+MATCH User git
+  AllowTcpForwarding no
+  AuthenticationMethods "publickey"
+"""
+
+
+def otherwise(folder: Path, *texts: str, **given: Any) -> list[str]:
+    """What the role's preflight says of such files, by its own program."""
+    paths = []
+    for number, text in enumerate(texts):
+        paths.append(str(folder / f"{number}.conf"))
+        Path(paths[-1]).write_text(text)
+    program = values()["__ssh_matched"]
+    done = subprocess.run(["awk", program, *paths], capture_output=True, text=True, check=True)
+    said = {"commands": {"matched": {"stdout": done.stdout.rstrip("\n")}}}
+    found: list[str] = rendering.evaluate("{{ __ssh_otherwise }}", values(**given) | {"__ssh_look": said})
+    return [line.replace(f"{folder}/", "") for line in found]
+
+
+def test_a_match_block_that_loosens_is_named_before_anything_is_changed(tmp_path: Path) -> None:
+    assert otherwise(tmp_path, MATCHED, "PermitRootLogin yes\n") == [
+        "0.conf, Match Address 192.168.0.0/16: permitrootlogin yes",
+        "0.conf, Match Address 192.168.0.0/16: passwordauthentication yes",
+    ]
+    # Stricter stays; a block ends with its file; what only some people may is judged like the rest.
+    assert otherwise(tmp_path, "Match User git\n  AllowTcpForwarding no\n", ssh_tcp_forwarding="local") == []
+    assert otherwise(tmp_path, "Match all\n", "PermitRootLogin yes\n") == []
+    assert otherwise(tmp_path, "Match User x\nAllowUsers x\n") == []
+    assert len(otherwise(tmp_path, "Match User x\nAllowUsers x\n", ssh_allow_users=["me"])) == 1
+
+
+def test_the_preflight_refuses_it() -> None:
+    name = "No Match block lets in whom this role keeps out"
+    for line, holds in (("f\tMatch all\tpermitrootlogin\tyes", False), ("", True)):
+        look = {"contents": {}, "commands": {"matched": {"stdout": line}}}
+        assert preflight(name, __ssh_look=look) == [holds]
+
+
+def test_sshd_is_asked_for_root_from_both_sides(rendered: Rendered, tmp_path: Path, host_key: Path) -> None:
+    """A Match block shows only where a connection is named: the question without one stays blind to it."""
+    asked = rendering.evaluate("{{ __ssh_ask_effective }}", values())
+    assert [each["name"] for each in asked][:3] == ["everybody", "root from 100.64.0.0", "root from fd7a:115c:a1e0::"]
+    assert all("root from" in each["name"] and each["argv"][3] in each["name"] for each in asked[1:])
+    text = config(rendered, "example") + "Match Address 192.168.0.0/16\n  PermitRootLogin yes\n"
+    said = {}
+    for each in asked:
+        who = each["argv"][2].partition(" -T")[2].replace("$0", each["argv"][-1])
+        status, lines, complaints = ask(tmp_path, host_key, text, who)
+        assert status == 0, complaints
+        said[each["name"]] = {"stdout": "\n".join(lines)}
+    missing = rendering.evaluate("{{ __ssh_missing }}", values() | {"__ssh_said": {"commands": said}})
+    assert missing == ["permitrootlogin no (root from 192.168.1.2)"]

@@ -131,6 +131,30 @@ def test_what_is_installed_and_held_is_left_alone() -> None:
         assert looked(right | {"contents": {**right["contents"], path: None}}) is True
 
 
+def test_a_newer_client_stays_and_is_held() -> None:
+    """An older one may not be able to read its state, and the way in would be gone."""
+    known = values()
+    look = known["__tailscale_look"]
+
+    def under(version: str, name: str, **files: str) -> Any:
+        dpkg = {"dpkg": {"stdout": f"{version}|install|installed"}}
+        contents = look["contents"] | {f"/etc/apt/{path}": text for path, text in files.items()}
+        sha = {"/usr/share/keyrings/tailscale-archive-keyring.gpg": known["__tailscale_keyring_sha256"]}
+        now = known | {"__tailscale_look": {**look, "commands": dpkg, "contents": contents, "sha256": sha}}
+        return rendering.evaluate("{{ " + name + " }}", now)
+
+    for version, held in (("1.104.1", "1.104.1"), ("1.102.10", "1.102.10"), ("1.98.0", "1.102.3"), ("", "1.102.3")):
+        assert under(version, "__tailscale_held_version") == held
+        text = under(version, "__tailscale_pin_text")
+        assert f"Pin: version {held}\n" in text and "Pin-Priority: 1001" in text
+        files = {
+            "sources.list.d/tailscale.list": value("__tailscale_list_text"),
+            "preferences.d/mushishi-tailscale": text,
+        }
+        assert under(version, "__tailscale_install", **files) is (version in ("1.98.0", ""))
+    assert "downgrade" not in (ROLE / "tasks/install.yml").read_text()
+
+
 def test_a_package_of_somebody_elses() -> None:
     here = {"commands": {"dpkg": {"stdout": "1.90.0|install|installed"}}}
     assert looked({}, tailscale_source="none") is False
@@ -176,9 +200,19 @@ def node_of(path: str) -> dict[str, Any]:
 def test_the_look_before_and_the_work_want_the_same() -> None:
     """The work is left out when the look has found nothing to do."""
     assert node_of("preflight.yml") == node_of("service.yml")
+    # What waits for UFW's doors wants the same, and waits no longer. A dry run has not made them.
+    late = {name: value for name, value in node_of("service.yml").items() if name != "defer_netfilter"}
+    late["lockout_accepted"] = "{{ (tailscale_lockout_accepted | bool) or ansible_check_mode }}"
+    assert node_of("filter.yml") == late
     known = yaml.safe_load((ROLES.parent / "roles/tailscale/defaults/main.yml").read_text())
     used = set(re.findall(r"tailscale_[a-z_]+", json.dumps(node_of("service.yml"))))
-    assert len(used) > 10 and used - {"tailscale_key"} <= set(known)
+    assert len(used) > 10 and used - {"tailscale_key", "tailscale_defer"} <= set(known)
+
+
+def test_it_waits_only_where_somebody_brings_the_doors() -> None:
+    assert value("__tailscale_defer") is False
+    assert value("__tailscale_defer", site_brings_doors=True) is True
+    assert value("__tailscale_defer", site_brings_doors=True, firewall_state="absent") is False
 
 
 def test_ingress_starts_after_the_address_and_does_not_require_it(rendered: Rendered) -> None:

@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "pools": [{"base": "10.90.0.0/16", "size": 24}],
     "lan": "10.88.0.0/24",
     "unfiltered": [],
+    "bind": "127.0.0.1",
     "source": "auto",
     "pins": PINS,
     "ce": [*PINS, "python3-requests"],
@@ -256,3 +257,77 @@ def test_settings_that_say_too_little_are_an_error() -> None:
 
 def test_it_is_registered() -> None:
     assert FilterModule().filters() == {"docker_judged": docker_judged}
+
+
+# ---- settings of another hand
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {},
+        {"data-root": "/data", "dns": ["192.0.2.1"], "registry-mirrors": [], "default-runtime": "x", "runtimes": {}},
+        {"features": {"containerd-snapshotter": True}, "ip": "0.0.0.0", "live-restore": True},
+        {"default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1400"}}},
+    ],
+)
+def test_settings_that_touch_nothing_are_not_refused(theirs: dict[str, Any]) -> None:
+    assert judge.judge_settings(theirs) == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "word"),
+    [
+        ({"hosts": ["tcp://0.0.0.0:2375"], "dns": []}, "hosts"),
+        ({"iptables": False}, "iptables"),
+        ({"allow-direct-routing": True}, "allow-direct-routing"),
+        ({"metrics-addr": "0.0.0.0:9323"}, "metrics-addr"),
+        ({"insecure-no-such": 1}, "insecure-no-such"),
+        (
+            {"default-network-opts": {"bridge": {"com.docker.network.bridge.gateway_mode_ipv4": "nat-unprotected"}}},
+            "default-network-opts of bridge: com.docker.network.bridge.gateway_mode_ipv4",
+        ),
+        ({"default-network-opts": {"macvlan": {"parent": "eth0"}}}, "default-network-opts of macvlan: parent"),
+        ({"default-network-opts": ["bridge"]}, "default-network-opts that is no object of objects"),
+        ({"features": True}, "features that is no object"),
+    ],
+)
+def test_settings_that_may_touch_something_are_refused_by_name(theirs: dict[str, Any], word: str) -> None:
+    (refusal,) = judge.judge_settings(theirs)
+    assert f"does not know: {word}. " in refusal
+    assert refusal in judge.judge(look(daemon=json.dumps(theirs)), SETTINGS)["refused"]
+
+
+def test_what_stays_is_what_is_harmless_or_merged() -> None:
+    theirs = {"data-root": "/data", "ip": "0.0.0.0", "features": {"x": True}, "hosts": []}
+    assert judge.judge(look(daemon=json.dumps(theirs)), SETTINGS)["kept"] == {
+        "data-root": "/data",
+        "features": {"x": True},
+    }
+
+
+# ---- networks that were made before
+def network(name: str, binding: str | None = None, *, internal: bool = False, default: bool = False) -> dict[str, Any]:
+    """As Docker inspects one."""
+    options = {judge.BINDING: binding} if binding else {}
+    if default:
+        options["com.docker.network.bridge.default_bridge"] = "true"
+    return {"Name": name, "Driver": "bridge", "Internal": internal, "Options": options or None}
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        (network("shop_default"), "shop_default: a port that its containers publish without an address is bound to 0"),
+        (network("open", "0.0.0.0"), "open: a port"),
+        (network("other", "192.0.2.9"), "bound to 192.0.2.9"),
+        (network("new", "127.0.0.1"), None),
+        (network("sovereign", internal=True), None),
+        (network("bridge", "0.0.0.0", default=True), None),
+    ],
+)
+def test_a_network_that_keeps_its_old_binding_is_named(made: dict[str, Any], named: str | None) -> None:
+    found = judge.judge(look(bindings=json.dumps([made])), SETTINGS)["named"]
+    assert [named in sentence for sentence in found] == ([True] if named else []), found
+
+
+def test_without_an_answer_no_network_is_named() -> None:
+    assert judge.judge_bindings("", "127.0.0.1") == judge.judge_bindings("no daemon", "127.0.0.1") == []

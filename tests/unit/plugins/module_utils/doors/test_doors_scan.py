@@ -181,3 +181,51 @@ def test_every_question_is_for_a_port_of_the_list() -> None:
     assert set(asked) == set(udp.ports()) and asked[7] == scan.WORD and asked[123][0] == 0x23
     assert len(asked[443]) == 1200 and len(asked[161]) == 2 + asked[161][1], "lengths that the protocols demand"
     assert udp.questions([53, 40000])[1] == [40000, scan.WORD.hex()]
+
+
+#: A machine with a card, and its neighbour, who scans: link-local addresses on both ends of one wire.
+WIRE = """
+other = subprocess.Popen(["unshare", "--net", "sleep", "120"])
+mine = os.readlink("/proc/self/ns/net")
+while os.readlink(f"/proc/{other.pid}/ns/net") == mine: time.sleep(0.05)
+inside = f"nsenter --target={other.pid} --net -- "
+sh(f"ip link add card0 type veth peer name eth7 netns {other.pid}; {inside} ip link set lo up")
+for where, card, four, six in (("", "card0", "10.77.0.10", "fe80::a"), (inside, "eth7", "10.77.0.20", "fe80::14")):
+    sh(f"{where} ip link set {card} up; {where} ip addr add {four}/24 dev {card}")
+    sh(f"{where} ip -6 addr add {six}/64 dev {card} nodad")
+kept = [listen("::", 2222)]
+sh("ip6tables -A INPUT -p tcp --dport 1000:1999 -j DROP")
+program = open(scan.__file__).read() + "\\nmain()\\n"
+argv = [*inside.split(), sys.executable, "-I", "-c", program]
+"""
+
+
+def test_a_neighbour_tries_link_local_addresses_too(in_namespace: InNamespace) -> None:
+    """By the interface of those who are neighbours anyhow. One that nobody there has is not tested, and not silent."""
+    results = in_namespace(
+        WIRE
+        + """
+job = json.dumps({**given["job"], "addresses": ["fe80::a", "10.77.0.10", "fe80::dead"]}) + "\\n"
+done = subprocess.run(argv, input=job, capture_output=True, text=True, timeout=80)
+other.kill()
+print(json.dumps(json.loads(done.stdout.splitlines()[-1])["result"]))
+""",
+        job={**JOB, "tcp": [22, 1000, 2222], "udp": []},
+    )
+    near, four, nobody = results
+    assert near["address"] == "fe80::a%eth7" and near["control"] == {"tcp": "open", "udp": "open"}
+    assert near["tcp"] == {"open": "2222", "refused": "22", "silent": "1000"} and near["evidence"] == "it answered"
+    assert four["tcp"] == {"refused": "22,1000,2222"} and four["address"] == "10.77.0.10"
+    assert (nobody["route"], nobody["tcp"]) == (False, {})
+
+
+def test_only_link_local_addresses_get_an_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    routes = {
+        "10.0.0.1": [{"dst": "10.0.0.1", "gateway": "10.77.0.1", "dev": "eth1"}],
+        "10.77.0.10": [{"dst": "10.77.0.10", "dev": "eth0"}],
+        "127.0.0.1": [{"type": "local", "dst": "127.0.0.1", "dev": "lo"}],
+    }
+    monkeypatch.setattr(scan, "told", lambda *words: routes.get(words[-1], []))
+    given = ["127.0.0.1", "10.0.0.1", "10.77.0.10", "fe80::1", "fe80::2%eth9", "fd00::1"]
+    assert scan.with_zones(given) == ["127.0.0.1", "10.0.0.1", "10.77.0.10", "fe80::1%eth0", "fe80::2%eth9", "fd00::1"]
+    assert scan.with_zones(["10.0.0.1", "fe80::1"]) == ["10.0.0.1", "fe80::1"], "nobody is a neighbour"

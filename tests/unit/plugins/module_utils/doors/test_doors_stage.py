@@ -57,6 +57,55 @@ played = stage.played("tailnet", {**given["job"], "addresses": given["addresses"
         assert seen["control"] == {"tcp": "open", "udp": "open"} and seen["evidence"] == "it answered"
 
 
+#: What a client of a tailnet does to routes: a table of its own, asked first, with the whole IPv6 range.
+CLIENT = """
+for family in ("-4", "-6"): sh(f"ip {family} rule add pref 5270 lookup 52")
+sh("ip -6 route add fd7a:115c:a1e0::/48 dev tailscale0 table 52; ip route add 100.64.77.9/32 dev tailscale0 table 52")
+def table_52(): return sh("ip -6 route show table 52; ip route show table 52")
+there = table_52()
+"""
+
+
+def test_answers_come_back_where_a_client_has_the_whole_range(in_namespace: InNamespace) -> None:
+    results, entered, note = in_namespace(
+        on(
+            MACHINE + CLIENT + "before = state()\n",
+            """
+job = {**given["job"], "addresses": ["100.64.77.10", "fd7a:115c:a1e0:77::10"]}
+played = stage.played("tailnet", job, "tailscale0", lambda event: None)
+""",
+        )
+        + "assert table_52() == there, table_52()\nprint(json.dumps(played))\n",
+        job=JOB,
+    )
+    assert (entered, note) == ("tailscale0", "")
+    for seen in results:
+        assert seen["tcp"]["open"] == "22" and set(seen["tcp"]) == {"open", "refused"}, seen
+
+
+@pytest.mark.parametrize(
+    ("side", "lost"),
+    [("tailnet", "fd7a:115c:a1e0:d00f::2/128"), ("tailnet", "100.115.92.2/32"), ("lan", "192.0.2.66/32")],
+)
+def test_without_a_way_back_nothing_is_tested(in_namespace: InNamespace, side: str, lost: str) -> None:
+    """Every port would be silent, whatever is open."""
+    results, entered, note = in_namespace(
+        on(
+            MACHINE + CLIENT,
+            """
+sh(f"ip route add {given['lost']} dev tailscale0 table 52"); before = state(); there = table_52()
+job = {**given["job"], "addresses": ["100.64.77.10"]}
+played = stage.played(given["side"], job, "tailscale0" if given["side"] == "tailnet" else "card0", lambda event: None)
+""",
+        )
+        + "assert table_52() == there, table_52()\nprint(json.dumps(played))\n",
+        job=JOB,
+        side=side,
+        lost=lost,
+    )
+    assert (results, entered, note) == ([], "", f"answers to {lost.partition('/')[0]} would leave by tailscale0")
+
+
 def test_the_lan_is_played_by_its_card(in_namespace: InNamespace) -> None:
     """A rule that names the card meets the stranger of the stage. Control: by the wire's own name it does not."""
     by_card, by_wire = in_namespace(

@@ -55,6 +55,36 @@ def test_verdict(side: str, seen: dict[str, Any], verdict: str, word: str) -> No
     assert word in table.why(rows) and bool(table.why(rows)) is (verdict != "green")
 
 
+#: As ``tailscale status --json`` has them; the port differs by family.
+PEER_API = ["http://192.0.2.10:40123", "http://[fd7a:115c:a1e0:0::1]:50123"]
+
+
+@pytest.mark.parametrize("outcome", ["open", "refused"])
+def test_what_the_client_answers_by_itself_has_a_row_and_is_no_difference(outcome: str) -> None:
+    """A real peer finds it open, a played one does not. Control: unsaid it is a port that nobody declared."""
+    closed = {"refused": "1-21,23-3999,4001-40122,40124-65535"}
+    seen = result({"open": "22,4000" + (",40123" if outcome == "open" else ""), **closed})
+    if outcome == "refused":
+        seen["tcp"]["refused"] += ",40123"
+    rows = table.rows_of("mac", "tailnet", seen, DOORS, PEER_API)
+    (row,) = [row for row in rows if row.port == "tcp 40123"]
+    assert (row.expected, row.seen, row.verdict) == (table.PEER_API, outcome, "holds")
+    assert table.verdict(rows) == "green"
+    unsaid = table.verdict(table.rows_of("mac", "tailnet", seen, DOORS))
+    assert unsaid == ("red" if outcome == "open" else "green")
+
+
+def test_that_port_is_the_clients_at_its_own_address_on_the_tailnet_alone() -> None:
+    seen = result({"open": "22,4000,40123", "refused": "1"})
+    assert table.verdict(table.rows_of("pi", "lan", result({"open": "40123", "silent": "1"}), DOORS, PEER_API)) == "red"
+    six = {**seen, "address": "fd7a:115c:a1e0::1"}
+    assert table.verdict(table.rows_of("mac", "tailnet", six, DOORS, PEER_API)) == "red"
+    assert table.peer_ports(PEER_API, "fd7a:115c:a1e0::1") == {50123} and table.peer_ports([], "192.0.2.10") == set()
+    # One that was not tried has no row; a door of the machine's stays a door.
+    short = table.rows_of("mac", "tailnet", result({"open": "22,4000"}), DOORS, [*PEER_API, "http://192.0.2.10:22"])
+    assert [row.port for row in short if row.expected == table.PEER_API] == []
+
+
 def test_one_side_without_proof_is_enough() -> None:
     lan = table.rows_of("pi", "lan", DEAD, DOORS)
     away = table.rows_of("mac", "tailnet", {**EXACT, "route": False}, DOORS)
@@ -103,6 +133,7 @@ SHOWN = [
     entry("lo", "127.0.0.1"),
     entry("enp5s0", "192.168.1.10", "2001:db8::10"),
     {"ifname": "enp5s0", "addr_info": [{"local": "fe80::1", "scope": "link"}]},
+    {"ifname": "tailscale0", "addr_info": [{"local": "fe80::7", "scope": "link"}]},
     entry("wlan0", "192.168.1.11"),
     entry("wlan1", "2001:db8::9", deprecated=True),
     entry("tailscale0", "100.64.0.2", "fd7a:115c:a1e0::2"),
@@ -116,12 +147,16 @@ def test_addresses_are_sorted_by_who_can_knock() -> None:
     found = door_addresses(json.dumps(SHOWN), json.dumps([{"dst": "default", "dev": "wlan0"}]), "tailscale0")
     assert found == {
         "lan": ["192.168.1.10", "2001:db8::10", "192.168.1.11"],
+        "link": ["fe80::1"],
         "tailnet": ["100.64.0.2", "fd7a:115c:a1e0::2"],
         "card": "wlan0",
     }
+    # A machine whose LAN has IPv6 alone: the routes of both families are one list.
+    six = [{"dst": "default", "dev": "tailscale0"}, {"dst": "default", "dev": "enp5s0"}]
+    assert door_addresses(json.dumps(SHOWN), json.dumps(six), "tailscale0")["card"] == "enp5s0"
     other = door_addresses(json.dumps(SHOWN), "[]", "wg-home")
     assert other["card"] == "enp5s0" and other["tailnet"] == [] and "100.64.0.2" in other["lan"]
-    assert door_addresses("", "", "tailscale0") == {"lan": [], "tailnet": [], "card": ""}
+    assert door_addresses("", "", "tailscale0") == {"lan": [], "link": [], "tailnet": [], "card": ""}
 
 
 def test_an_answer_that_is_no_json_is_an_error() -> None:
