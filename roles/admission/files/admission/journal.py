@@ -24,6 +24,7 @@ VERSION = 1
 BUSY_SECONDS = 10
 WAL_BYTES = 64 * 1024 * 1024
 """The log is cut down to this after a checkpoint."""
+TABLES = ("jobs", "requests", "results", "orders")
 GROUP = 64
 """Operations that share one commit, at most."""
 
