@@ -53,6 +53,7 @@ def row(job: Job, now: float, position: int | None) -> Row:
         "stream": job.stream,
         "accepted": datetime.fromtimestamp(job.accepted, UTC).isoformat(timespec="seconds"),
         "age_seconds": round(max(0.0, now - job.accepted), 1),
+        "ended_unix": job.ended,
         "waited_seconds": None if job.ended is None else round(max(0.0, job.ended - job.accepted), 1),
         "fetched": job.fetched is not None,
         "attempts": job.attempts,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A stand-in for the sovereign gateway as a process of its own, which a test can kill: ``queue_gateway.py PORT FOLDER``.
+"""A stand-in for the sovereign gateway as a process, which a test can kill: ``queue_gateway.py PORT FOLDER``.
 
 FOLDER holds what it is told (``told.json``: status, seconds, slots, text) and what it says of its work (``served``: one
 line of JSON for each whole answer). An answer repeats the prompt, so that every answer can be held against its request.
@@ -44,7 +44,9 @@ class Gateway:
             more = message.get("more_body", False)
         request, told = json.loads(body), self.told()
         if told["status"] != 200:
-            error = {"error": {"message": told["text"] or "Connection error", "type": "x", "param": None, "code": "500"}}
+            error = {
+                "error": {"message": told["text"] or "Connection error", "type": "x", "param": None, "code": "500"}
+            }
             await self._say(send, told["status"], b"application/json", json.dumps(error).encode())
             return
         prompt = request["messages"][-1]["content"]
@@ -65,7 +67,11 @@ class Gateway:
             usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
             raw = json.dumps({**head, "object": "chat.completion", "choices": choices, "usage": usage}).encode()
             kind = b"application/json"
-        line = {"prompt": str(prompt)[:200], "stream": bool(request.get("stream")), "one": request.get("max_tokens") == 1}
+        line = {
+            "prompt": str(prompt)[:200],
+            "stream": bool(request.get("stream")),
+            "one": request.get("max_tokens") == 1,
+        }
         os.write(self._served, json.dumps(line).encode() + b"\n")
         await self._say(send, 200, kind, raw)
 

@@ -73,6 +73,7 @@ class Machine:
             "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
         self.log = folder / "log"
+        self._clients: dict[str, httpx.Client] = {}
         self.service: subprocess.Popen[bytes] | None = None
         self.gateway: subprocess.Popen[bytes] | None = None
 
@@ -132,21 +133,24 @@ class Machine:
         self.gateway = None
 
     # ---- what a client does
-    def client(self, profile: str = "private", **more: Any) -> httpx.Client:
-        """A client with a profile's key."""
-        headers = {"authorization": f"Bearer {KEYS[profile]}"}
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=60, **more)
+    def client(self, profile: str = "private") -> httpx.Client:
+        """A client with a profile's key. Threads share it; a connection serves one request, as a kill would end it."""
+        if profile not in self._clients:
+            headers = {"authorization": f"Bearer {KEYS[profile]}", "connection": "close"}
+            self._clients[profile] = httpx.Client(
+                base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=120, verify=False,  # noqa: S501 - plain HTTP; not to read the CAs
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            )  # fmt: skip
+        return self._clients[profile]
 
     def ask(self, text: str, profile: str = "private", headers: Any = None, **more: Any) -> httpx.Response:
         """One chat request."""
-        with self.client(profile) as client:
-            document = {**question(text, **more), "model": profile}
-            return client.post("/v1/chat/completions", json=document, headers=headers or {})
+        document = {**question(text, **more), "model": profile}
+        return self.client(profile).post("/v1/chat/completions", json=document, headers=headers or {})
 
     def get(self, url: str, profile: str = "private") -> httpx.Response:
         """GET."""
-        with self.client(profile) as client:
-            return client.get(url)
+        return self.client(profile).get(url)
 
     # ---- what is seen
     def served(self) -> list[dict[str, Any]]:
