@@ -945,7 +945,8 @@ def queued_rows(rows: Sequence[Row], profiles: Iterable[str], data: str = QUEUE_
         said = ", ".join(outside[:5]) if outside else f"found in {inside} files of the queue (control), and in no other"
         if outcome == "not tested":
             said = "the search did not find it in the queue itself, so it would not have found it elsewhere"
-        made.append(Row("capture", "P7", f"profile {profile}", "a queued prompt is in the queue alone", outcome, None, said))
+        what = "a queued prompt is in the queue alone"
+        made.append(Row("capture", "P7", f"profile {profile}", what, outcome, None, said))
     return made
 
 

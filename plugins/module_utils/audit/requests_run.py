@@ -146,8 +146,8 @@ def forget(host: str, port: int, fill: Fill, reply: Reply, timeout: float) -> No
     """Take out of the private queue what an attack has left there: nobody waits for its answer."""
     job = reply.headers.get("location", "")
     if _JOB.fullmatch(job):
-        head = f"DELETE {job} HTTP/1.1\r\nHost: {fill.host}\r\nAuthorization: Bearer {fill.key}\r\nConnection: close\r\n\r\n"
-        exchange(host, port, head.encode(), timeout)
+        lines = (f"DELETE {job} HTTP/1.1", f"Host: {fill.host}", f"Authorization: Bearer {fill.key}", "Connection: close")
+        exchange(host, port, "\r\n".join((*lines, "", "")).encode(), timeout)
 
 
 def send(

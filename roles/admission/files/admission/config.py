@@ -73,7 +73,7 @@ class Queue(_Closed):
     """Its data: a folder of this service's user alone."""
     told: Annotated[str, Field(pattern=r"^/[^\x00]+$")] | None = None
     """The folder of the two files that hold counts and ages only, for whoever alerts and draws curves."""
-    slots: Annotated[int, Field(ge=1)] = 4
+    slots: Annotated[int, Field(ge=1)] = 2
     """Jobs at work at the same time, live requests included."""
     waiters: Annotated[int, Field(ge=0)] = 500
     """Requests whose connection is held at the same time; more wait without one."""

@@ -330,7 +330,7 @@ def memory(pid: int) -> int:
 
 def test_many_large_requests_wait_on_disk(tmp_path: Path) -> None:
     """Forty bodies of 5 MB that wait for their answer, while slow clients hold half a request."""
-    with machine(tmp_path, wait=30) as large:
+    with machine(tmp_path, wait=110) as large:
         large.start_gateway(**AWAY)
         large.start()
         assert large.service is not None
