@@ -533,8 +533,9 @@ class Journal:
         self.folder, self.bounds, self.clock = folder, bounds, clock
         path = folder / FILE
         try:
-            self._writing = connect(path)
+            path.touch(mode=0o600)  # SQLite gives its log and its index the same mode
             path.chmod(0o600)
+            self._writing = connect(path)
             self._reading = connect(path, read_only=True)
         except (sqlite3.Error, OSError) as error:
             raise JournalError(cause_of(error)) from None
