@@ -11,15 +11,14 @@ import json
 import sys
 import threading
 import time
+import urllib.request
 from typing import Any
 
-import httpx
 from openai import APIStatusError, OpenAI
 
 ORDER = json.load(sys.stdin)
 PATIENCE = float(ORDER.get("patience", 600))
 CLIENT = OpenAI(base_url=ORDER["url"], api_key=ORDER["key"], timeout=PATIENCE)  # retries as the SDK has them
-WEB = httpx.Client(base_url=ORDER["url"].removesuffix("/v1"), headers={"authorization": f"Bearer {ORDER['key']}"})
 FOUND: dict[str, dict[str, Any]] = {}
 
 
@@ -56,7 +55,11 @@ def fetch(said: dict[str, Any]) -> None:
     """The answer of one that has left."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
-        document = WEB.get(said["job"]).json()
+        asked = urllib.request.Request(  # noqa: S310 - the address of the order
+            ORDER["url"].removesuffix("/v1") + said["job"], headers={"Authorization": f"Bearer {ORDER['key']}"}
+        )
+        with urllib.request.urlopen(asked, timeout=60) as reply:  # noqa: S310 - as above
+            document = json.load(reply)
         if document["status"] not in ("queued", "running"):
             said["later"] = document["status"]
             said["content"] = document["response"]["choices"][0]["message"]["content"]
