@@ -16,13 +16,25 @@ from labkit.__main__ import prepare
 from labkit.paths import ROOT, STATE
 from labkit.say import Failed, Run, clock
 
-from . import audit, converge, cpu_floor, environment, failover, gateway, machine, mode_switch, render, results
+from . import (
+    audit,
+    converge,
+    cpu_floor,
+    environment,
+    failover,
+    gateway,
+    machine,
+    mode_switch,
+    queue,
+    render,
+    results,
+)
 from .lab import Lab
 from .render import NAMES, PAGE, PLOTS, RESULTS
 from .results import Figure
 
 #: What a run on 2 cores takes, minutes; cpu_floor's first run compiles for 6 more.
-MINUTES = {"converge": 8, "gateway": 11, "failover": 5, "cpu_floor": 7, "audit": 10, "mode_switch": 8}
+MINUTES = {"converge": 8, "gateway": 11, "failover": 5, "cpu_floor": 7, "audit": 10, "mode_switch": 8, "queue": 6}
 COLD_PHASES = 7
 
 
@@ -64,6 +76,11 @@ def _mode_switch(options: argparse.Namespace, run: Run, _: Sequence[Figure]) -> 
     return mode_switch.measure(lab, options.quick), mode_switch.versions(lab)
 
 
+def _queue(options: argparse.Namespace, run: Run, _: Sequence[Figure]) -> tuple[list[Figure], dict[str, str]]:
+    run.note("without the lab: admission and the engine stand-in are processes of this machine")
+    return queue.measure(options.quick)
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace, Run, Sequence[Figure]], tuple[list[Figure], dict[str, str]]]] = {
     "converge": _converge,
     "gateway": _gateway,
@@ -71,6 +88,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace, Run, Sequence[Figure]], tupl
     "cpu_floor": _cpu_floor,
     "audit": _audit,
     "mode_switch": _mode_switch,
+    "queue": _queue,
 }
 
 

@@ -38,6 +38,8 @@ class Target:
     path: str = "/v1/chat/completions"
     #: Path of a network namespace, empty for the own one.
     namespace: str = ""
+    #: Further headers.
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class Client:
         ]
         if self.target.key:
             lines.append(f"Authorization: Bearer {self.target.key}")
+        lines += [f"{name}: {value}" for name, value in self.target.headers]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
         status, headers = await read_head(reader)
         watch = Watch(stream and status == 200)

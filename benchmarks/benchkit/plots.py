@@ -108,6 +108,15 @@ def mode_switch_parts(figures: Sequence[Figure]) -> dict[str, list[tuple[str, Fi
     return found
 
 
+def queue_bars(figures: Sequence[Figure]) -> tuple[list[tuple[str, Figure]], list[tuple[str, Figure]]]:
+    """(label, figure) of the times to be taken in, and of the rates at which a queue is emptied."""
+    times = [(f"{figure.case}\n{figure.metric}", figure) for figure in figures if figure.unit == "ms"]
+    rates = [
+        (figure.metric, figure) for figure in figures if figure.unit == "1/s" and figure.case.startswith("drained")
+    ]
+    return times, rates
+
+
 # --- drawing ---------------------------------------------------------------------------------------------------------
 # The drawing library has no complete types, so its objects are Any here.
 
@@ -277,6 +286,19 @@ def draw_mode_switch(plt: Any, figures: Sequence[Figure]) -> Any:
     return canvas
 
 
+def draw_queue(plt: Any, figures: Sequence[Figure]) -> Any:
+    """What it takes to be taken in, beside the disk's own sync; how fast the queue is emptied, beside the engine."""
+    times, rates = queue_bars(figures)
+    canvas, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), gridspec_kw={"width_ratios": [1.3, 1]})
+    _bars(left, times, "#1f5f8b")
+    left.set_title("Taken in, synced")
+    left.set_xlabel("milliseconds")
+    _bars(right, rates, "#8fb3c9")
+    right.set_title("Answers per second, the same slots")
+    right.set_xlabel("1/s")
+    return canvas
+
+
 DRAWINGS: dict[str, Callable[[Any, Sequence[Figure]], Any]] = {
     "converge": draw_converge,
     "gateway": draw_gateway,
@@ -284,6 +306,7 @@ DRAWINGS: dict[str, Callable[[Any, Sequence[Figure]], Any]] = {
     "cpu_floor": draw_cpu_floor,
     "audit": draw_audit,
     "mode_switch": draw_mode_switch,
+    "queue": draw_queue,
 }
 
 

@@ -35,7 +35,9 @@ class Reply:
     failure: str = ""
 
 
-def complete(url: str, model: str, prompt: str, *, key: str | None, max_tokens: int, timeout: float) -> Reply:
+def complete(
+    url: str, model: str, prompt: str, *, key: str | None, max_tokens: int, timeout: float, prefer: str = ""
+) -> Reply:
     """Asks ``<url>/chat/completions`` for one completion, without a stream.
 
     Args:
@@ -45,11 +47,25 @@ def complete(url: str, model: str, prompt: str, *, key: str | None, max_tokens: 
         key: bearer token; None sends no Authorization header.
         max_tokens: most tokens of the answer.
         timeout: seconds that one step (connect, send, a piece of the answer) may take.
+        prefer: preferences of RFC 7240; nothing sends no such header.
     """
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens}
     headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
+    if prefer:
+        headers["Prefer"] = prefer
+    return _exchange(url, "POST", "/chat/completions", json.dumps(body), headers, timeout)
+
+
+def forget(url: str, job: str, *, key: str, timeout: float) -> Reply:
+    """Takes a job out of the private queue; ``job`` is its path on the server, as its answer named it."""
+    base = urlsplit(url)
+    headers = {"Authorization": f"Bearer {key}", "Connection": "close"}
+    return _exchange(f"{base.scheme}://{base.netloc}", "DELETE", job, None, headers, timeout)
+
+
+def _exchange(url: str, method: str, path: str, body: str | None, headers: Mapping[str, str], timeout: float) -> Reply:
     parts = urlsplit(url)
     host = parts.hostname or ""
     connection: http.client.HTTPConnection
@@ -60,7 +76,7 @@ def complete(url: str, model: str, prompt: str, *, key: str | None, max_tokens: 
         connection = http.client.HTTPConnection(host, parts.port, timeout=timeout)
     start = time.monotonic()
     try:
-        connection.request("POST", f"{parts.path.rstrip('/')}/chat/completions", json.dumps(body), headers)
+        connection.request(method, parts.path.rstrip("/") + path, body, dict(headers))
         response = connection.getresponse()
         raw = response.read(_MAX_ANSWER)
         names = {name.lower(): value for name, value in response.getheaders()}

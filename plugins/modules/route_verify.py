@@ -315,7 +315,13 @@ def ask(settings: Settings, profile: _routes.Profile) -> _routes.Answer:
         key=settings.profile_keys[profile.name],
         max_tokens=settings.max_tokens,
         timeout=settings.timeout,
+        # What would wait in the private queue is told at once, and taken out again: a question of ours is no job.
+        prefer="wait=0" if profile.chain[-1] == "queue" else "",
     )
+    job = reply.headers.get("location", "")
+    if job.startswith("/v1/queue/"):
+        endpoint, key = settings.endpoints[profile.plane], settings.profile_keys[profile.name]
+        _completions.forget(endpoint, job, key=key, timeout=settings.timeout)
     code, message = _completions.error_of(reply)
     failure = reply.failure
     if reply.status == 200 and not _completions.is_completion(reply):

@@ -12,7 +12,7 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,11 @@ class Answer:
         return dict(json.loads(self.text)["error"])
 
     @property
+    def json(self) -> dict[str, Any]:
+        """The body of any JSON answer."""
+        return dict(json.loads(self.text))
+
+    @property
     def content(self) -> str:
         """The text of a plain completion."""
         return str(json.loads(self.text)["choices"][0]["message"]["content"])
@@ -104,7 +109,7 @@ ASK = """
 import http.client, json, sys, time, urllib.request, urllib.error
 q = json.load(sys.stdin)
 body = None if q["body"] is None else json.dumps(q["body"]).encode()
-request = urllib.request.Request(q["url"], body, q["headers"])
+request = urllib.request.Request(q["url"], body, q["headers"], method=q.get("method"))
 began = time.monotonic()
 try:
     with urllib.request.urlopen(request, timeout=q["timeout"]) as answer:
@@ -142,17 +147,44 @@ class Lab:
         return f"http://[{host}]:{port}/v1" if family == "v6" else f"http://{host}:{port}/v1"
 
     def ask(
-        self, profile: str, content: str = "Say yes.", *, stream: bool = False, timeout: float = 120, **more: Any
+        self,
+        profile: str,
+        content: str = "Say yes.",
+        *,
+        stream: bool = False,
+        timeout: float = 120,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
     ) -> Answer:
-        """Ask a profile from the tailnet client; ``more`` goes into the body."""
+        """Ask a profile from the tailnet client; ``more`` goes into the body.
+
+        A profile with a queue waits in it for ten seconds, unless ``headers`` say otherwise: a test that finds nothing
+        local hears of it.
+        """
         body = {"model": profile, "messages": [{"role": "user", "content": content}], "max_tokens": 8, **more}
         if stream:
             body["stream"] = True
         question = {
             "url": self.url(self.plane(profile)) + "/chat/completions",
             "body": body,
-            "headers": {"Authorization": f"Bearer {self.key(profile)}", "Content-Type": "application/json"},
+            "headers": {
+                "Authorization": f"Bearer {self.key(profile)}",
+                "Content-Type": "application/json",
+                "Prefer": "wait=10",
+                **(headers or {}),
+            },
             "timeout": timeout,
+        }
+        return Answer(*json.loads(self.client.run("python3", "-c", ASK, stdin=json.dumps(question))))
+
+    def queue(self, method: str, job: str, profile: str = "private") -> Answer:
+        """GET or DELETE a job of the private queue, as the owner of a key on the tailnet; ``job`` is its path."""
+        question = {
+            "url": self.url("sovereign").removesuffix("/v1") + job,
+            "method": method,
+            "body": None,
+            "headers": {"Authorization": f"Bearer {self.key(profile)}"},
+            "timeout": 60,
         }
         return Answer(*json.loads(self.client.run("python3", "-c", ASK, stdin=json.dumps(question))))
 

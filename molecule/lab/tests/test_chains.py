@@ -91,11 +91,12 @@ def test_nothing_local(lab: Lab, marked: dict[str, str]) -> None:
         assert answer.status >= 500, "with every link refused, personal fails loudly"
 
         for stream in (False, True):
-            answer = lab.ask("private", marked["private"], stream=stream)
-            assert answer.status == 503
+            answer = lab.ask("private", marked["private"], stream=stream, headers={"Prefer": "wait=0"})
+            assert (answer.status, answer.error["code"]) == (503, "queued")
             assert int(answer.headers["retry-after"]) > 0
-            assert "nothing local can answer" in answer.error["message"].lower()
-            assert "queue" in answer.error["message"] and "not installed" in answer.error["message"]
+            assert answer.headers["location"] == answer.error["job"]
+            assert lab.queue("GET", answer.error["job"]).json["status"] == "queued"
+            assert lab.queue("DELETE", answer.error["job"]).json["status"] == "cancelled"
             for name in ("client", "coding"):
                 answer = lab.ask(name, marked[name], stream=stream)
                 assert (answer.status, answer.error["code"]) == (503, "engine_unavailable")

@@ -46,7 +46,9 @@ with contextlib.suppress(ImportError):
     ZSTD = importlib.import_module("compression.zstd")
 
 PREFIX = "mushimark"
-CHANNELS = ("prompt", "file-name", "image", "tool-result")
+CHANNELS = ("prompt", "file-name", "image", "tool-result", "queued")
+#: Where the private queue keeps what waits. What a marker of this channel is found in, it must be this.
+QUEUE_DATA = "/var/lib/mushishi-sovereign-admission/"
 CORE, TAG = 20, 4
 CHUNK = 1024 * 1024
 DEPTH = 3
@@ -900,20 +902,52 @@ def messages(channel: str, marker: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": f"Say nothing about {marker}."}]
 
 
-def ask(address: str, port: int, key: str, profile: str, chat: Sequence[Mapping[str, Any]], timeout: float = 60) -> int:
-    """One chat request to a plane's ingress; the status of its answer, 0 where there was none."""
+def ask(
+    address: str,
+    port: int,
+    key: str,
+    profile: str,
+    chat: Sequence[Mapping[str, Any]],
+    timeout: float = 60,
+    prefer: str = "wait=5",
+) -> tuple[int, str]:
+    """One chat request to a plane's ingress; the status of its answer, 0 where there was none, and its job, if any."""
     body = json.dumps({"model": profile, "messages": list(chat), "max_tokens": 8})
-    head = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    head = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Prefer": prefer}
+    return exchanged(address, port, "POST", "/v1/chat/completions", body, head, timeout)
+
+
+def exchanged(
+    address: str, port: int, method: str, path: str, body: str | None, head: Mapping[str, str], timeout: float
+) -> tuple[int, str]:
+    """Status and Location of one answer; 0 where there was none."""
     connection = http.client.HTTPConnection(address, port, timeout=timeout)
     try:
-        connection.request("POST", "/v1/chat/completions", body, head)
+        connection.request(method, path, body, dict(head))
         answer = connection.getresponse()
         answer.read()
     except (OSError, http.client.HTTPException):
-        return 0
+        return 0, ""
     finally:
         connection.close()
-    return answer.status
+    return answer.status, answer.headers.get("location") or ""
+
+
+def queued_rows(rows: Sequence[Row], profiles: Iterable[str], data: str = QUEUE_DATA) -> list[Row]:
+    """Of the search's rows: a prompt that waits is found in the queue's own data, and nowhere else."""
+    made = []
+    for profile in profiles:
+        label = f"{profile}/queued as "
+        places = [row.path for row in rows if label in row.detail and row.outcome != "holds"]
+        outside = sorted({place for place in places if not place.startswith(data)})
+        inside = len(places) - len(outside)
+        outcome = "leaked" if outside else "holds" if inside else "not tested"
+        said = ", ".join(outside[:5]) if outside else f"found in {inside} files of the queue (control), and in no other"
+        if outcome == "not tested":
+            said = "the search did not find it in the queue itself, so it would not have found it elsewhere"
+        what = "a queued prompt is in the queue alone"
+        made.append(Row("capture", "P7", f"profile {profile}", what, outcome, None, said))
+    return made
 
 
 def audit_capture(
@@ -936,23 +970,32 @@ def audit_capture(
     """
     markers, since = Markers.make(keys), time.time() - 1
     statuses: dict[str, int] = {}
+    jobs: dict[str, str] = {}
 
     def send(made: Markers) -> None:
         for label in made.labels.values():
             profile, channel = label.split("/")
             chat = messages(channel, made.of(profile, channel))
-            statuses[label] = ask(address, port, keys[profile], profile, chat)
+            prefer = "respond-async" if channel == "queued" else "wait=5"
+            statuses[label], job = ask(address, port, keys[profile], profile, chat, prefer=prefer)
+            if job:
+                jobs[job] = profile
 
     names = outside_interfaces(readers) if interfaces is None else interfaces
     rows = capture_run(send, names, seconds, markers)
     for profile in keys:
         found = [status for label, status in statuses.items() if label.startswith(f"{profile}/")]
         # Refused at the door is not tried; taken in, and then without an engine, is.
-        taken = [status for status in found if status in (200, 429) or status >= 500]
+        taken = [status for status in found if status in (200, 202, 429) or status >= 500]
         said = f"answers: {', '.join(str(status) for status in found)}"
         outcome = "holds" if len(taken) == len(found) > 0 else "not tested"
         rows.append(Row("capture", "P1", f"profile {profile}", "marked requests were taken in", outcome, None, said))
-    return rows + search_inside(markers, since=since)
+    seen = search_inside(markers, since=since)
+    rows += queued_rows(seen, sorted({label.split("/")[0] for label, status in statuses.items() if status == 202}))
+    for job, profile in jobs.items():
+        head = {"Authorization": f"Bearer {keys[profile]}"}
+        exchanged(address, port, "DELETE", job, None, head, 60)
+    return rows + seen
 
 
 # ---- pcap files

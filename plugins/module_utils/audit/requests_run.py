@@ -24,6 +24,9 @@ from .vectors import LOCAL, REFUSE, VECTORS, Fill, Vector, render
 PASSED_CODES = frozenset(
     {
         "no_local_engine",
+        "queued",
+        "queue_full",
+        "queue_failed",
         "engine_unavailable",
         "context_length_exceeded",
         "engine_rejected_request",
@@ -41,6 +44,7 @@ LOCAL_BACKENDS = ("gpu", "cpu", "gpu-forensic", "gpu-coder", "cpu-coder")
 
 #: Seconds that a server may wait for the rest of a broken request before we end it.
 PATIENCE = 1.5
+_JOB = re.compile(r"/v1/queue/[A-Za-z0-9_-]+")
 _ADMISSION_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -138,11 +142,20 @@ def judge(vector: Vector, reply: Reply, profile: str, backends: Iterable[str]) -
     return "not tested", f"neither refused nor answered: {layer} {said}"
 
 
+def forget(host: str, port: int, fill: Fill, reply: Reply, timeout: float) -> None:
+    """Take out of the private queue what an attack has left there: nobody waits for its answer."""
+    job = reply.headers.get("location", "")
+    if _JOB.fullmatch(job):
+        lines = (f"DELETE {job} HTTP/1.1", f"Host: {fill.host}", f"Authorization: Bearer {fill.key}", "Connection: close")
+        exchange(host, port, "\r\n".join((*lines, "", "")).encode(), timeout)
+
+
 def send(
     host: str, port: int, vector: Vector, fill: Fill, timeout: float, backends: Sequence[str] = LOCAL_BACKENDS
 ) -> Result:
     """One vector."""
     reply = exchange(host, port, render(vector, fill), timeout, PATIENCE if vector.raw else None)
+    forget(host, port, fill, reply, timeout)
     outcome, detail = judge(vector, reply, fill.profile, backends)
     return Result(
         vector.name, fill.profile, fill.marker, vector.expect, reply.status, layer_of(reply), code_of(reply)[:80],

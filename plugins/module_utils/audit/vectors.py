@@ -214,6 +214,8 @@ def render(vector: Vector, fill: Fill) -> bytes:
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
         "Connection": "close",
+        # What the private queue would take is told at once.
+        "Prefer": "wait=0",
     }
     if not vector.body and vector.method in ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT"):
         del lines["Content-Type"], lines["Content-Length"]

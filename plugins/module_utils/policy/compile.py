@@ -19,8 +19,8 @@ HYBRID_GATEWAY_UNIT = "mushishi-hybrid-gateway"
 HYBRID_GATEWAY_USER = "mushishi-hybrid-gateway"
 INGRESS_USER = "mushishi-ingress-sovereign"
 
-#: The routes a client may reach, matched exactly. Admission speaks more of them than the hybrid gateway, and makes a
-#: chat completion of each: both gateways have the same two.
+#: The routes a client may reach, matched exactly; ``{id}`` is the name of a job. Admission speaks more of them
+#: than the hybrid gateway, and makes a chat completion of each: both gateways have the same two.
 CLIENT_ROUTES = {
     Plane.SOVEREIGN: (
         ("POST", "/v1/chat/completions"),
@@ -29,13 +29,15 @@ CLIENT_ROUTES = {
         ("POST", "/v1/responses"),
         ("POST", "/v1/messages"),
         ("GET", "/v1/models"),
+        ("GET", "/v1/queue/{id}"),
+        ("DELETE", "/v1/queue/{id}"),
     ),
     Plane.HYBRID: (("POST", "/v1/chat/completions"), ("GET", "/v1/models")),
 }
 
 #: What a profile gets when no link of its chain answers: on the sovereign plane admission's own errors, on the hybrid
 #: one the status LiteLLM gives when the last link of a chain has failed (measured: 500).
-NO_LOCAL_ENGINE = {"error": "no_local_engine", "status": 503, "mode": None}
+QUEUED = {"error": "queued", "status": 503, "mode": None}
 ENGINE_UNAVAILABLE = {"error": "engine_unavailable", "status": 503}
 UPSTREAM_FAILED = {"error": "upstream_failed", "status": 500, "mode": None}
 
@@ -160,7 +162,7 @@ def error_when_nothing_answers(chain: Chain) -> Row:
     if chain.plane is Plane.HYBRID:
         return dict(UPSTREAM_FAILED)
     if chain.terminal == "queue":
-        return dict(NO_LOCAL_ENGINE)
+        return dict(QUEUED)
     modes = [link.backend.mode for link in chain.links if isinstance(link.backend, LocalBackend) and link.backend.mode]
     return {**ENGINE_UNAVAILABLE, "mode": modes[0] if modes else None}
 
@@ -177,6 +179,7 @@ def _rule(chain: Chain) -> Row:
         ],
         "context_length": chain.context_length,
         "timeout": chain.timeout,
+        "wait": chain.wait,
     }
 
 

@@ -18,6 +18,10 @@ from ._pydantic import BaseModel, ConfigDict, Field
 #: The words that may end a chain. ``queue``: the request waits; ``error``: the request fails loudly.
 TERMINALS = ("queue", "error")
 
+#: Seconds for which a request that waits in the queue holds its connection, unless policy or client say otherwise:
+#: longer than a switch of the GPU's mode takes, shorter than the time-outs of common clients (OpenAI's SDK: 600).
+QUEUE_WAIT = 300
+
 #: What each tier may do with the cloud. Fixed: a tier's meaning is no setting.
 TIER_CLOUD = {"T1": "never", "T2": "fallback", "T3": "explicit", "T4": "fallback"}
 
@@ -101,11 +105,15 @@ Backend = Annotated[Union[LocalBackend, CloudBackend], Field(discriminator="loca
 
 
 class Profile(_Shape):
-    """Who asks: a tier and a chain of backend names, tried in order, with an optional terminal word at its end."""
+    """Who asks: a tier and a chain of backend names, tried in order, with an optional terminal word at its end.
+
+    ``queue_wait``: seconds for which the connection of a request in the queue is held, where the client does not say.
+    """
 
     tier: TierId
     chain: list[str] = Field(min_length=1)
     cloud_budget_usd: float | None = None
+    queue_wait: int | None = Field(default=None, ge=0, le=3600)
 
 
 class Budget(_Shape):
@@ -139,6 +147,7 @@ class Chain:
     plane: Plane
     links: tuple[Link, ...]
     terminal: str
+    wait: int = 0
 
     @property
     def context_length(self) -> int:
@@ -185,7 +194,9 @@ class Policy(_Shape):
             )
             for position, name in enumerate(names)
         )
-        return Chain(profile_name, profile.tier, self.plane_of(profile_name), links, terminal)
+        wait = QUEUE_WAIT if profile.queue_wait is None else profile.queue_wait
+        held = wait if terminal == "queue" else 0
+        return Chain(profile_name, profile.tier, self.plane_of(profile_name), links, terminal, held)
 
     def chains(self, plane: Plane | None = None) -> list[Chain]:
         """The chains of all profiles (of one plane), sorted by profile name."""

@@ -72,8 +72,8 @@ def _row(policy: Policy, chain: Chain) -> Sequence[str]:
 
 def _ending(chain: Chain) -> str:
     error = error_when_nothing_answers(chain)
-    if error["error"] == "no_local_engine":
-        return f"{error['status']} `no_local_engine`, retry later; never the cloud"
+    if error["error"] == "queued":
+        return f"waits in the private queue; {error['status']} `{error['error']}` after {chain.wait} s; never the cloud"
     if error["mode"]:
         return f"{error['status']} `{error['error']}`, names the mode `{error['mode']}`; nothing else may answer"
     return f"{error['status']} from the gateway"

@@ -330,6 +330,13 @@ def _chain_rules(policy: Policy) -> Iterator[Problem]:
             seen.append(link)
         if profile.chain[0] in TERMINALS:
             yield Problem(f"{path}.chain", profile.chain, "has no backend", "Put at least one before the last word")
+        if profile.queue_wait is not None and profile.chain[-1] != "queue":
+            yield Problem(
+                f"{path}.queue_wait",
+                profile.queue_wait,
+                "is how long a request waits in the queue, and this chain has none",
+                "End the chain with queue, or remove the line",
+            )
         if profile.cloud_budget_usd not in (None, 0):
             yield Problem(
                 f"{path}.cloud_budget_usd",

@@ -74,6 +74,8 @@ EDGES: dict[str, dict[str, Values]] = {
         "other numbers, a media folder": {
             "admission_memory_max": "64M",
             "admission_media_dirs": {"private": "/srv/media/private", "client": "/srv/media/client"},
+            "admission_queue_slots": 1,
+            "admission_queue_wipe_request": "answered",
         },
     },
     "bring": {},

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from admission.app import Admission
 from admission.config import ConfigError, load_config, load_gateway_key, load_keys
+from admission.journal import FILE, JournalError
 from admission.log import Log, quiet_libraries
 from admission.probe import probe
 from admission.server import server_for
@@ -33,7 +34,10 @@ def _credentials() -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 ended as asked, 1 the probe failed, 78 the configuration is wrong (EX_CONFIG of sysexits.h)."""
+    """Exit status: 0 ended as asked, 1 the probe failed, 74 the queue's file cannot be used, 78 the configuration is
+
+    wrong (EX_IOERR and EX_CONFIG of sysexits.h).
+    """
     arguments = _arguments(argv)
     log = Log()
     try:
@@ -53,7 +57,12 @@ def main(argv: list[str] | None = None) -> int:
         return 78
     quiet_libraries(log)
     gateway = Gateway(config.upstream.url, gateway_key)
-    app = Admission(config, keys, gateway_key, gateway, log)
+    try:
+        app = Admission(config, keys, gateway_key, gateway, log)
+    except JournalError as error:
+        where = config.queue.directory if config.queue else ""
+        print(f"admission: {where}/{FILE}: {error}; nothing was changed in it. See docs/queue.md.", file=sys.stderr)
+        return 74
     log.event("start", host=config.listen.host, port=config.listen.port, profiles=len(config.rules.profiles))
     server_for(app, config).run()
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -145,6 +146,9 @@ class Voice(Protocol):
     def failed(self, refusal: Refusal) -> bytes:
         """The end of a stream that was cut."""
 
+    def kept(self) -> dict[str, Any]:
+        """What a voice of the same kind must know to say the answer later: a JSON object."""
+
 
 class ChatVoice:
     """Chat completions: as they come, under the profile's name."""
@@ -166,6 +170,9 @@ class ChatVoice:
 
     def failed(self, refusal: Refusal) -> bytes:
         return refusal.event()
+
+    def kept(self) -> dict[str, Any]:
+        return {}
 
 
 class Gathered:
@@ -198,3 +205,22 @@ class Gathered:
         if self.finish is None:
             raise outcome.interrupted("no finish reason")
         return self.finish
+
+
+# --- a whole answer, said as a stream --------------------------------------------------------------------------------
+def chunks_of(document: dict[str, Any], *, usage: bool) -> Iterator[dict[str, Any]]:
+    """The chunks that a chat answer would have come in; usage: with the numbers at the end."""
+    names: tuple[str, ...] = ("id", "created", "model", "system_fingerprint")
+    head: dict[str, Any] = {key: document[key] for key in names if key in document}
+    head["object"] = "chat.completion.chunk"
+    for choice in document["choices"]:
+        delta = {key: value for key, value in choice["message"].items() if value is not None}
+        if "tool_calls" in delta:
+            delta["tool_calls"] = [{**call, "index": at} for at, call in enumerate(delta["tool_calls"])]
+        place = {"index": choice.get("index", 0)}
+        logprobs = {"logprobs": choice["logprobs"]} if choice.get("logprobs") else {}
+        yield {**head, "choices": [{**place, "delta": delta, **logprobs, "finish_reason": None}]}
+        ended = {key: choice[key] for key in ("finish_reason", "stop_reason") if key in choice}
+        yield {**head, "choices": [{**place, "delta": {}, **ended}]}
+    if usage and document.get("usage"):
+        yield {**head, "choices": [], "usage": document["usage"]}

@@ -8,25 +8,31 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 
-from admission import outcome, schema, sse, strictjson, upstream
-from admission.answer import Voice
+from admission import outcome, schema, sse, strictjson, upstream, waiting
+from admission.answer import KEEP_ALIVE, ChatVoice, Voice, chunks_of, packed
 from admission.config import Config, Rule
 from admission.errors import ClientGoneError, Refusal, bad_field
 from admission.exchange import Exchange, Receive, Scope, Send
+from admission.journal import Job, digest
 from admission.keys import KeyRing, authenticate, cache_salt
 from admission.log import Log
 from admission.media import Shelf
-from admission.routes import ROUTES, Read, Route
+from admission.private_queue import PrivateQueue
+from admission.routes import JOB_PATH, JOB_ROUTES, ROUTES, Read, Route, job_of
 from admission.translate_messages import error_payload
+from admission.waiting import Wishes, wishes
 
+Done = TypeVar("Done")
 _CLIENT_GONE = 499
+_STREAM = {"content-type": "text/event-stream; charset=utf-8"}
 
 
 @dataclass
@@ -41,6 +47,8 @@ class Trace:
     code: str | None = None
     reason: str | None = None
     first_ms: float | None = None
+    job: Job | None = None
+    queued: float | None = None
 
     def since_start(self) -> float:
         """Milliseconds since the request began."""
@@ -56,6 +64,8 @@ class Call:
     stream: bool
     body: bytes
     voice: Voice
+    print: bytes = b""
+    """Digest of what the client sent, by which a retry is known."""
 
 
 class Admission:
@@ -71,6 +81,9 @@ class Admission:
             profile: cache_salt(gateway_key, profile) if config.cache_salt else None
             for profile in config.rules.profiles
         }
+        self._queue: PrivateQueue | None = None
+        if config.queue is not None:
+            self._queue = PrivateQueue(config, config.queue, self._salts, gateway, lambda: self._busy.total(), log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
@@ -81,14 +94,21 @@ class Admission:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        if self._queue is not None:
+            await self._queue.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        if self._queue is not None:
+            await self._queue.stop()
         await self._gateway.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, exchange: Exchange) -> None:
         route = ROUTES.get(exchange.path)
         name = f"{route.method} {exchange.path.decode()}" if route else "-"
+        if route is None and job_of(exchange.path) is not None:
+            route = JOB_ROUTES.get(exchange.method, JOB_ROUTES["GET"])
+            name = f"{route.method} {JOB_PATH}{{id}}"
         trace = Trace(secrets.token_hex(8), name, time.monotonic())
         try:
             try:
@@ -123,6 +143,8 @@ class Admission:
             code=trace.code,
             reason=trace.reason,
             backend=trace.backend,
+            job=trace.job.seq if trace.job else None,
+            queued=trace.queued,
             ms=trace.since_start(),
             first_ms=trace.first_ms,
             bytes_in=exchange.bytes_in,
@@ -133,18 +155,28 @@ class Admission:
         if route is None:
             raise Refusal(404, "unknown_route", "There is no such route here")
         if exchange.method != route.method:
-            allow = {"allow": route.method}
-            raise Refusal(405, "method_not_allowed", f"This route takes {route.method} only", headers=allow)
+            methods = ", ".join(JOB_ROUTES) if route.job else route.method
+            allow = {"allow": methods}
+            raise Refusal(405, "method_not_allowed", f"This route takes {methods} only", headers=allow)
         if exchange.path == b"/healthz":
             await exchange.answer_json({"status": "answering"}, {})
             return
-        profile = trace.profile = authenticate(exchange.headers, self._keys, own_header=route.anthropic)
-        if route.read is None:
+        profile = trace.profile = authenticate(exchange.headers, self._keys, own_header=route.anthropic or route.job)
+        if route.job:
+            await self._job(exchange, trace, profile)
+        elif route.read is None:
             await exchange.answer_json(models_of(profile), _about(trace))
-            return
-        with self._slot(profile):
-            call = await self._admit(exchange, profile, route.read)
-            await self._unless_gone(exchange, trace, call)
+        elif self._queue is not None and self._config.rules.profiles[profile].terminal == "queue":
+            asked = wishes(exchange.headers)
+            trace.job = await self._answered_or_taken(exchange, trace, profile, route.read, asked)
+            if trace.job is not None:
+                given = await self._unless_gone(exchange, self._hold(exchange, trace, self._queue, trace.job, asked))
+                if given:
+                    await self._queue.fetched(trace.job)
+        else:
+            with self._slot(profile):
+                call = await self._admit(exchange, profile, route.read)
+                await self._unless_gone(exchange, self._perform(exchange, trace, call))
 
     @contextmanager
     def _slot(self, profile: str) -> Iterator[None]:
@@ -162,6 +194,8 @@ class Admission:
             yield
         finally:
             self._busy[profile] -= 1
+            if self._queue is not None:
+                self._queue.wake()
 
     async def _admit(self, exchange: Exchange, profile: str, read: Read) -> Call:
         limits = self._config.limits
@@ -180,24 +214,166 @@ class Admission:
             request, voice = read(document, profile, None)
         rule = self._config.rules.profiles[profile]
         body = schema.build(request, rule.group, self._salts[profile])
-        return Call(profile, rule, bool(request.stream), body, voice)
+        fingerprint = digest(exchange.path + b"\0" + raw) if rule.terminal == "queue" else b""
+        return Call(profile, rule, bool(request.stream), body, voice, fingerprint)
 
-    async def _unless_gone(self, exchange: Exchange, trace: Trace, call: Call) -> None:
-        """Run the call; when the client goes away first, cancel it, which closes the connection to the gateway."""
-        work = asyncio.create_task(self._perform(exchange, trace, call))
+    async def _unless_gone(self, exchange: Exchange, doing: Coroutine[None, None, Done]) -> Done:
+        """Do it; when the client goes away first, cancel it, which closes the connection to the gateway."""
+        work = asyncio.create_task(doing)
         gone = asyncio.create_task(exchange.disconnected())
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise ClientGoneError
-            work.result()
+            return work.result()
         finally:
             work.cancel()
             gone.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
 
+    # ---- the private queue
+    async def _answered_or_taken(
+        self, exchange: Exchange, trace: Trace, profile: str, read: Read, asked: Wishes
+    ) -> Job | None:
+        """Answer the request at once, or take it into the queue; its body is in memory only as long as this lasts."""
+        queue = self._queue
+        if queue is None:
+            raise TypeError("no queue")
+        if self._busy[profile] < self._config.limits.concurrent_requests:
+            with self._slot(profile):
+                call = await self._admit(exchange, profile, read)
+                known = await queue.known(profile, asked.key, call.print) if asked.key else None
+                if known is not None:
+                    return known
+                if not asked.respond_async and await self._tried(exchange, trace, call, queue):
+                    return None
+                return await self._take(exchange, queue, call, asked)
+        async with queue.intake(profile):  # every slot is taken: it waits for one in the queue
+            return await self._take(exchange, queue, await self._admit(exchange, profile, read), asked)
+
+    async def _tried(self, exchange: Exchange, trace: Trace, call: Call, queue: PrivateQueue) -> bool:
+        """Whether an engine answered the request (with whatever answer). Raises Refusal."""
+        try:
+            await self._unless_gone(exchange, self._perform(exchange, trace, call))
+        except Refusal as refusal:
+            if refusal.code != outcome.NOTHING_LOCAL:
+                raise
+            if not outcome.too_long_for_now(refusal):
+                queue.engine(call.profile, up=False)
+            trace.backend, trace.reason = None, refusal.reason
+            return False
+        if trace.code is None:
+            queue.engine(call.profile, up=True)
+        return True
+
+    async def _take(self, exchange: Exchange, queue: PrivateQueue, call: Call, asked: Wishes) -> Job:
+        route = exchange.path.decode()
+        return await queue.accept(call.profile, route, call.body, call.voice, call.print, asked.key)
+
+    async def _hold(self, exchange: Exchange, trace: Trace, queue: PrivateQueue, job: Job, asked: Wishes) -> bool:
+        """What the client hears of its job: at once that it was taken, or its answer, or that it still waits.
+
+        Whether the answer was given out, to its end.
+        """
+        if asked.respond_async:
+            trace.code = "accepted"
+            job = await queue.look(job.id, job.profile)
+            head = {"location": waiting.url_of(job), **asked.applied(0), **_about(trace)}
+            await exchange.answer(202, json.dumps(queue.described(job)).encode(), head)
+            return False
+        seconds = queue.hold_seconds(job.profile, asked.wait)
+        queue.held += 1
+        try:
+            await self._wait_for(exchange, trace, queue, job, seconds, asked.applied(seconds))
+        finally:
+            queue.held -= 1
+        job = await queue.look(job.id, job.profile)
+        trace.queued = round((job.ended or time.time()) - job.accepted, 1)
+        try:
+            await self._give(exchange, trace, queue, job, asked.applied(seconds))
+            return True
+        except Refusal as refusal:
+            if exchange.status is None:
+                raise
+            trace.code, trace.reason = refusal.code, refusal.reason
+            voice, _usage = await queue.voice(job) if job.waits or job.status else (ChatVoice(job.profile), False)
+            await exchange.write(voice.failed(refusal))
+            await exchange.end()
+            return False
+
+    @staticmethod
+    async def _wait_for(
+        exchange: Exchange, trace: Trace, queue: PrivateQueue, job: Job, seconds: float, applied: dict[str, str]
+    ) -> None:
+        """Hold the connection; a stream hears a comment now and then, so that nobody on the way gives it up."""
+        until = time.monotonic() + seconds
+        step = queue.settings.keep_alive_seconds if job.stream else seconds
+        while not await queue.ended(job, min(step, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                return
+            if exchange.status is None:
+                trace.queued = round(time.time() - job.accepted, 1)
+                await exchange.start(200, {**_STREAM, **applied, **_about(trace)})
+            await exchange.write(KEEP_ALIVE)
+
+    async def _give(
+        self, exchange: Exchange, trace: Trace, queue: PrivateQueue, job: Job, applied: dict[str, str]
+    ) -> None:
+        """The job's answer, to a client that asked for nothing else. Raises Refusal when there is none."""
+        if job.waits:
+            raise queue.still_queued(job)
+        if job.state in ("cancelled", "expired"):
+            raise waiting.ended_without(job.state)
+        async with queue.answer(job) as raw:
+            if job.state == "failed":
+                raise waiting.stored_refusal(raw)
+            trace.backend = job.backend
+            trace.first_ms = trace.since_start()
+            if job.stream:
+                if exchange.status is None:
+                    await exchange.start(200, {**_STREAM, **applied, **_about(trace)})
+                voice, usage = await queue.voice(job)
+                for chunk in chunks_of(json.loads(raw), usage=usage):
+                    await exchange.write(voice.chunk(chunk))
+                await exchange.write(voice.done())
+                await exchange.end()
+            else:
+                await exchange.answer(200, raw, {**applied, **_about(trace)})
+
+    async def _job(self, exchange: Exchange, trace: Trace, profile: str) -> None:
+        """GET and DELETE of one job; for another profile's key it does not exist."""
+        job_id = job_of(exchange.path)
+        if self._queue is None or job_id is None:
+            raise waiting.unknown()
+        job = trace.job = await self._queue.look(job_id, profile)
+        if exchange.method == "DELETE":
+            job = await self._queue.cancel(job)
+            about = {**self._queue.described(job), "deleted": True}
+            await exchange.answer_json(about, _about(trace))
+            return
+        about = self._queue.described(job)
+        if job.state not in ("completed", "failed"):
+            head = {"retry-after": str(waiting.retry_after(self._queue.place(job)[1]))} if job.waits else {}
+            await exchange.answer_json(about, {**head, **_about(trace)})
+            return
+        async with self._queue.answer(job) as raw:
+            if job.state == "failed":
+                body = waiting.with_answer(about, "error", json.dumps(waiting.stored_refusal(raw).payload()).encode())
+            elif job.stream:
+                voice, _usage = await self._queue.voice(job)
+                body = waiting.with_answer(about, "response", packed(voice.whole(json.loads(raw))))
+            else:
+                body = waiting.with_answer(about, "response", raw)
+            await exchange.answer(200, body, _about(trace))
+        await self._queue.fetched(job)
+
+    def close_doors(self) -> None:
+        """The service ends: no connection is held any longer."""
+        if self._queue is not None:
+            self._queue.close_doors()
+
+    # ---- one request to the gateway
     async def _perform(self, exchange: Exchange, trace: Trace, call: Call) -> None:
-        # The one place where "nothing local answers" is decided: a durable queue would take the call over here.
         try:
             async with asyncio.timeout(call.rule.timeout) as clock, self._gateway.complete(call.body) as response:
                 if response.status_code != 200:
@@ -218,7 +394,7 @@ class Admission:
     ) -> None:
         raw = await upstream.whole(response, self._config.limits.max_response_bytes)
         clock.reschedule(None)
-        document = _completion(raw)
+        document = outcome.completion(raw)
         try:
             said = call.voice.whole(document) if document is not None else None
         except ValueError:
@@ -238,7 +414,7 @@ class Admission:
             first = await self._first_event(stream, call)
             clock.reschedule(None)
             trace.first_ms = trace.since_start()
-            await exchange.start(200, {"content-type": "text/event-stream; charset=utf-8", **_about(trace)})
+            await exchange.start(200, {**_STREAM, **_about(trace)})
             await exchange.write(first)
             try:
                 await self._rest(exchange, call, stream)
@@ -305,6 +481,10 @@ def _about(trace: Trace) -> dict[str, str]:
         about["x-sovereign-profile"] = trace.profile
     if trace.backend:
         about["x-sovereign-backend"] = trace.backend
+    if trace.job:
+        about["x-sovereign-job"] = waiting.url_of(trace.job)
+    if trace.queued is not None:
+        about["x-sovereign-queued"] = f"{trace.queued:.0f}"
     return about
 
 
@@ -313,13 +493,3 @@ def _chunk(data: bytes) -> dict[str, object]:
     if not isinstance(chunk, dict):
         raise ValueError  # noqa: TRY004 - what json.loads raises for a bad chunk, too
     return chunk
-
-
-def _completion(raw: bytes) -> dict[str, object] | None:
-    try:
-        document = json.loads(raw)
-    except ValueError:
-        return None
-    if not isinstance(document, dict) or not isinstance(document.get("choices"), list):
-        return None
-    return document

@@ -66,6 +66,36 @@ class Link(_Closed):
     model: str
 
 
+class Queue(_Closed):
+    """The private queue. Sizes in bytes, times in seconds."""
+
+    directory: Annotated[str, Field(pattern=r"^/[^\x00]+$")]
+    """Its data: a folder of this service's user alone."""
+    told: Annotated[str, Field(pattern=r"^/[^\x00]+$")] | None = None
+    """The folder of the two files that hold counts and ages only, for whoever alerts and draws curves."""
+    slots: Annotated[int, Field(ge=1)] = 2
+    """Jobs at work at the same time, live requests included."""
+    waiters: Annotated[int, Field(ge=0)] = 500
+    """Requests whose connection is held at the same time; more wait without one."""
+    jobs: Annotated[int, Field(ge=1)] = 20_000
+    bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30
+    free_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    """What must stay free on the disk."""
+    expiry_seconds: Annotated[float, Field(gt=0)] = 7 * 86400
+    """Longest wait of a job."""
+    retention_seconds: Annotated[float, Field(gt=0)] = 7 * 86400
+    """How long an answer is kept."""
+    wipe_request: Literal["fetched", "answered"] = "fetched"
+    """When the body of a request that has its answer is wiped."""
+    age_cap_seconds: Annotated[float, Field(gt=0)] = 900
+    """A job older than this no longer yields to live requests, nor to younger jobs of other profiles."""
+    keep_alive_seconds: Annotated[float, Field(gt=0)] = 10
+    probe_seconds: Annotated[float, Field(gt=0)] = 2
+    """How often an engine that is away is asked for one token, while somebody waits."""
+    max_wait_seconds: Annotated[float, Field(ge=0)] = 3600
+    """What a client may ask for at most (``Prefer: wait=N``)."""
+
+
 class Rule(_Closed):
     """What a profile may use, compiled from the policy."""
 
@@ -75,6 +105,8 @@ class Rule(_Closed):
     links: Annotated[tuple[Link, ...], Field(min_length=1)]
     context_length: Annotated[int, Field(ge=1)]
     timeout: Annotated[float, Field(gt=0)]
+    wait: Annotated[float, Field(ge=0)] = 0
+    """How long the connection of a request in the queue is held, unless the client says otherwise."""
 
 
 class Rules(_Closed):
@@ -94,6 +126,8 @@ class Config(_Closed):
     cache_salt: bool = True
     media: dict[str, Annotated[str, Field(pattern=r"^/[^\x00]+$")]] = {}
     """The folder of each profile that has one; a profile's requests may name files below its own."""
+    queue: Queue | None = None
+    """Without it a chain that ends in ``queue`` ends in an error that says so."""
 
     @model_validator(mode="after")
     def _has_profiles(self) -> Config:

@@ -15,6 +15,7 @@ class Refusal(Exception):
     status: HTTP status. code: stable word for programs. message: one or two sentences for a person.
     param: the path of the offending field, as the client wrote it (``messages[0].content``).
     headers: extra response headers. reason: the class of the cause, for the log only; it never holds content.
+    extra: more keys of the error object.
     """
 
     status: int
@@ -24,10 +25,12 @@ class Refusal(Exception):
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     def payload(self) -> dict[str, object]:
         """The error as an OpenAI error object."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": {**error, **self.extra}}
 
     def event(self) -> bytes:
         """The error as one server-sent event."""

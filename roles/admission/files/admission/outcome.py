@@ -16,6 +16,7 @@ from admission.errors import Refusal
 
 QUEUE_RETRY_SECONDS = 30
 TOO_LONG = "context_length_exceeded"
+NOTHING_LOCAL = "no_local_engine"
 
 _OVERFLOW = ("contextwindowexceeded", "context_length_exceeded", "context length", "context size", "maximum context")
 _FALLBACK_OVERFLOW = "also failed: litellm.contextwindowexceedederror"
@@ -33,6 +34,14 @@ class UpstreamError:
     overflow: bool = False
 
 
+_LONG_NOTE = " The engine that is there cannot take a prompt of this length."
+
+
+def too_long_for_now(refusal: Refusal) -> bool:
+    """Whether an engine is there, and only another one of the chain could take the prompt."""
+    return refusal.message.endswith(_LONG_NOTE)
+
+
 def _needs(rule: Rule) -> str:
     modes = list(dict.fromkeys(f"GPU mode '{link.mode}'" for link in rule.links if link.mode))
     always = ["the CPU engine"] if any(link.mode is None for link in rule.links) else []
@@ -44,13 +53,13 @@ def nothing_local(profile: str, rule: Rule, reason: str, *, overflow: bool = Fal
 
     overflow: an engine is there, but the prompt is too long for it.
     """
-    note = " The engine that is there cannot take a prompt of this length." if overflow else ""
+    note = _LONG_NOTE if overflow else ""
     if rule.terminal == "queue":
         return Refusal(
             503,
-            "no_local_engine",
-            f"Nothing local can answer for profile '{profile}' now ({_needs(rule)} would serve it), and the private "
-            f"queue is not installed yet. The request did not leave this machine and was not kept; try again in "
+            NOTHING_LOCAL,
+            f"Nothing local can answer for profile '{profile}' now ({_needs(rule)} would serve it), and this admission "
+            f"keeps no queue. The request did not leave this machine and was not kept; try again in "
             f"{QUEUE_RETRY_SECONDS} seconds.{note}",
             type="server_error",
             headers={"retry-after": str(QUEUE_RETRY_SECONDS)},
@@ -152,6 +161,17 @@ def backend_of(headers: Mapping[str, str], profile: str, rule: Rule) -> str:
         if stated == f"{profile}/{link.backend}":
             return link.backend
     raise misconfigured("answered by a backend outside the chain")
+
+
+def completion(raw: bytes) -> dict[str, object] | None:
+    """The chat completion that these bytes are, or None."""
+    try:
+        document = json.loads(raw)
+    except ValueError:
+        return None
+    if not isinstance(document, dict) or not isinstance(document.get("choices"), list):
+        return None
+    return document
 
 
 def clean(document: dict[str, object], profile: str) -> dict[str, object]:

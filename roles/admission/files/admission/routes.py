@@ -7,8 +7,10 @@ comes of it is checked once more as a chat completion: a translation can let not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from admission import schema, translate_messages, translate_responses, translate_text
 from admission.answer import ChatVoice, Voice
@@ -39,14 +41,14 @@ def _text(document: dict[str, object], profile: str, shelf: Shelf | None) -> tup
 def _responses(document: dict[str, object], profile: str, shelf: Shelf | None) -> tuple[ChatRequest, Voice]:
     request = schema.read(ResponsesRequest, document, shelf)
     schema.check_model(request.model, profile)
-    voice = translate_responses.ResponsesVoice(request, profile)
+    voice = translate_responses.ResponsesVoice.of(request, profile)
     return _checked(translate_responses.to_chat(request), profile), voice
 
 
 def _messages(document: dict[str, object], profile: str, shelf: Shelf | None) -> tuple[ChatRequest, Voice]:
     request = schema.read(MessagesRequest, document, shelf)
     schema.check_model(request.model, profile)
-    voice = translate_messages.MessagesVoice(request, profile)
+    voice = translate_messages.MessagesVoice.of(request, profile)
     return _checked(translate_messages.to_chat(request), profile), voice
 
 
@@ -67,13 +69,14 @@ class Route:
     """One path and its method.
 
     read: the request's check and translation; None where there is no body. long: the field to shorten when the prompt
-    is too long. anthropic: keys and errors are in Anthropic's form.
+    is too long. anthropic: keys and errors are in Anthropic's form. job: the path names a job of the private queue.
     """
 
     method: str
     read: Read | None = None
     long: str = "messages"
     anthropic: bool = False
+    job: bool = False
 
 
 ROUTES: dict[bytes, Route] = {
@@ -86,3 +89,25 @@ ROUTES: dict[bytes, Route] = {
     b"/v1/messages": Route("POST", _messages, anthropic=True),
 }
 """Path, compared byte by byte with what the client wrote. The query string is never looked at."""
+
+JOB_PATH = "/v1/queue/"
+_JOB = re.compile(rb"/v1/queue/([A-Za-z0-9_-]{43})")
+JOB_ROUTES = {method: Route(method, job=True) for method in ("GET", "DELETE")}
+
+_AGAIN: dict[str, Callable[[dict[str, Any], str], Voice]] = {
+    "/v1/chat/completions": lambda _kept, profile: ChatVoice(profile),
+    "/v1/completions": translate_text.TextVoice.again,
+    "/v1/responses": translate_responses.ResponsesVoice.again,
+    "/v1/messages": translate_messages.MessagesVoice.again,
+}
+
+
+def job_of(path: bytes) -> str | None:
+    """The name of the job that a path means."""
+    found = _JOB.fullmatch(path)
+    return found[1].decode() if found else None
+
+
+def voice_again(route: str, kept: dict[str, Any], profile: str) -> Voice:
+    """The voice of a request that has waited; kept: what `Voice.kept` said."""
+    return _AGAIN[route](kept, profile)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import uvicorn
@@ -69,6 +70,18 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
     return BoundedProtocol
 
 
+class Server(uvicorn.Server):
+    """A server that tells the application when its end begins: who is held is answered before connections are cut."""
+
+    def __init__(self, app: Admission, settings: uvicorn.Config) -> None:
+        super().__init__(settings)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.close_doors()
+        await super().shutdown(sockets)
+
+
 def server_for(app: Admission, config: Config) -> uvicorn.Server:
     """A server of the application on the configured address: HTTP/1.1 only, no proxy headers, no access log."""
     settings = uvicorn.Config(
@@ -86,4 +99,4 @@ def server_for(app: Admission, config: Config) -> uvicorn.Server:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    return uvicorn.Server(settings)
+    return Server(app, settings)

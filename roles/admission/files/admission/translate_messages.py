@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 
 from admission import schema_messages as asked
 from admission.answer import Call, Finish, Gathered, Usage, named_event, new_id, whole_of
@@ -33,7 +34,8 @@ _ERRORS = {
 def error_payload(refusal: Refusal, request_id: str | None = None) -> dict[str, object]:
     """A refusal in Anthropic's shape, with our own code and field beside its type and message."""
     kind = _ERRORS.get(refusal.status, "invalid_request_error")
-    error = {"type": kind, "message": refusal.message, "code": refusal.code, "param": refusal.param}
+    about = {"type": kind, "message": refusal.message, "code": refusal.code, "param": refusal.param}
+    error: dict[str, object] = {**about, **refusal.extra}
     return {"type": "error", "error": error, **({"request_id": request_id} if request_id else {})}
 
 
@@ -192,15 +194,29 @@ def _named(call: Call) -> Plain:
 class MessagesVoice:
     """Chat answers as messages. Who asked for thinking gets the thoughts, without a signature: nobody signs here."""
 
-    def __init__(self, request: asked.MessagesRequest, profile: str) -> None:
-        self._thinking = request.thinking is not None and request.thinking.type != "disabled"
-        self._stops = frozenset(request.stop_sequences or [])
-        self._head: Plain = {"id": new_id("msg"), "type": "message", "role": "assistant", "model": profile}
+    def __init__(self, profile: str, *, thinking: bool, stops: Iterable[str], name: str = "") -> None:
+        self._thinking = thinking
+        self._stops = frozenset(stops)
+        self._head: Plain = {"id": name or new_id("msg"), "type": "message", "role": "assistant", "model": profile}
         self._gathered = Gathered()
         self._begun = False
         self._open: tuple[str, int] | None = None
         self._at = 0
         self._calls = 0
+
+    @classmethod
+    def of(cls, request: asked.MessagesRequest, profile: str) -> MessagesVoice:
+        """The voice of a request."""
+        thinking = request.thinking is not None and request.thinking.type != "disabled"
+        return cls(profile, thinking=thinking, stops=request.stop_sequences or [])
+
+    def kept(self) -> Plain:
+        return {"id": self._head["id"], "thinking": self._thinking, "stops": sorted(self._stops)}
+
+    @classmethod
+    def again(cls, kept: Plain, profile: str) -> MessagesVoice:
+        """The voice of a request that has waited."""
+        return cls(profile, thinking=bool(kept["thinking"]), stops=kept["stops"], name=str(kept["id"]))
 
     def _stop(self, finish: Finish, stopped_by: str | int | None, *, called: bool) -> Plain:
         if finish == "stop" and called:  # what engines say of a call that the client asked for by name

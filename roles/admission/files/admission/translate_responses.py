@@ -134,9 +134,19 @@ class _Item:
 class ResponsesVoice:
     """Chat answers as responses."""
 
-    def __init__(self, request: asked.ResponsesRequest, profile: str) -> None:
+    def __init__(self, head: Plain) -> None:
+        self._head = head
+        self._gathered = Gathered()
+        self._output: list[Plain] = []
+        self._item: _Item | None = None
+        self._calls = 0
+        self._number = 0
+
+    @classmethod
+    def of(cls, request: asked.ResponsesRequest, profile: str) -> ResponsesVoice:
+        """The voice of a request."""
         text = plain(request.text) if request.text else {}
-        self._head: Plain = {
+        head: Plain = {
             "id": new_id("resp"),
             "object": "response",
             "created_at": int(time.time()),
@@ -158,11 +168,15 @@ class ResponsesVoice:
             "truncation": "disabled",
             "background": False,
         }
-        self._gathered = Gathered()
-        self._output: list[Plain] = []
-        self._item: _Item | None = None
-        self._calls = 0
-        self._number = 0
+        return cls(head)
+
+    def kept(self) -> Plain:
+        return self._head
+
+    @classmethod
+    def again(cls, kept: Plain, _profile: str) -> ResponsesVoice:
+        """The voice of a request that has waited."""
+        return cls(kept)
 
     def _response(self, status: str, usage: Usage | None = None, **more: object) -> Plain:
         state = {"status": status, "error": None, "incomplete_details": None, "output": self._output}
@@ -276,7 +290,7 @@ class ResponsesVoice:
         return events + self._event(str(ended["status"]), response=ended)
 
     def failed(self, refusal: Refusal) -> bytes:
-        about = {"code": refusal.code, "message": refusal.message, "param": refusal.param}
+        about = {"code": refusal.code, "message": refusal.message, "param": refusal.param, **refusal.extra}
         said = named_event({"type": "error", "sequence_number": self._number, **about})
         self._number += 1
         if self._item is not None:

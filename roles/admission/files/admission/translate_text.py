@@ -23,9 +23,17 @@ def to_chat(request: TextRequest) -> Plain:
 class TextVoice:
     """Chat answers as text completions. What was thought is left out: the route has no place for it."""
 
-    def __init__(self, profile: str) -> None:
+    def __init__(self, profile: str, name: str = "") -> None:
         self._profile = profile
-        self._id = new_id("cmpl")
+        self._id = name or new_id("cmpl")
+
+    def kept(self) -> Plain:
+        return {"id": self._id}
+
+    @classmethod
+    def again(cls, kept: Plain, profile: str) -> TextVoice:
+        """The voice of a request that has waited."""
+        return cls(profile, str(kept["id"]))
 
     def _frame(self, answer: Answer, choices: list[dict[str, object]]) -> dict[str, object]:
         frame: dict[str, object] = {

@@ -80,7 +80,7 @@ class World:
             return 500, {}, {"error": {"message": "all failed", "code": "500"}}
         if PROFILES[profile][1][-1] == "queue":
             headers = {} if self.plain_503 else {"Retry-After": "30"}
-            return 503, headers, {"error": {"message": "nothing local can answer", "code": "no_local_engine"}}
+            return 503, headers, {"error": {"message": "nothing local can answer", "code": "queued"}}
         words = "it is off" if self.plain_503 else "it needs mode forensic"
         return 503, {}, {"error": {"message": words, "code": "engine_unavailable"}}
 
@@ -144,7 +144,7 @@ def options(world: World, tmp_path: Path) -> Iterator[dict[str, Any]]:
         for name, (tier, chain) in PROFILES.items()
     }
     nothing = {
-        "private": {"error": "no_local_engine", "status": 503, "mode": None},
+        "private": {"error": "queued", "status": 503, "mode": None},
         "client": {"error": "engine_unavailable", "status": 503, "mode": "forensic"},
     }
     yield {

@@ -46,7 +46,7 @@ def test_queue_profile_without_engines(service: Service, status: int, stream: bo
     assert answer.headers["retry-after"] == "30"
     assert answer.headers["x-sovereign-profile"] == "private"
     assert answer.headers["x-request-id"] == service.log[-1]["id"]
-    assert "queue is not installed yet" in error["message"]
+    assert "keeps no queue" in error["message"]
     assert "'agent'" in error["message"]
     assert service.log[-1]["reason"] == f"gateway answered {status}"
     assert "canary" not in "".join(service.lines)

@@ -85,9 +85,21 @@ def test_caddyfile(role: Path, plane: str, port: int, upstream: str) -> None:
     assert f"reverse_proxy {upstream} {{" in lines
     # The routes, each with its path written anew and its query dropped, and nothing else.
     paths = [route["path"] for route in ingress_routes(Plane(plane))]
-    assert len(paths) == {"sovereign": 6, "hybrid": 2}[plane]
-    assert [line for line in lines if line.startswith("path ")] == [f"path {path}" for path in paths]
-    assert [line for line in lines if line.startswith("rewrite ")] == [f"rewrite * {path}?" for path in paths]
+    assert len(paths) == {"sovereign": 8, "hybrid": 2}[plane]
+    plain = [path for path in paths if "{" not in path]
+    assert [line for line in lines if line.startswith("path ")] == [f"path {path}" for path in plain]
+    assert [line for line in lines if line.startswith("rewrite ") and "regexp" not in line] == [
+        f"rewrite * {path}?" for path in plain
+    ]
+    # The name of a job, and no other step or character, may stand in a path.
+    jobs = {"sovereign": ["job7", "job8"], "hybrid": []}[plane]
+    matched = [line for line in lines if line.startswith("path_regexp ")]
+    assert matched == [f"path_regexp {name} ^/v1/queue/([A-Za-z0-9_-]+)$" for name in jobs]
+    assert [line for line in lines if "regexp.job" in line] == [
+        f"rewrite * /v1/queue/{{http.regexp.{name}.1}}?" for name in jobs
+    ]
+    for header in ("Prefer {http.vars.prefer}", "Idempotency-Key {http.vars.idempotency_key}"):
+        assert (f"header_up {header}" in lines) == (plane == "sovereign")
     # Anthropic's clients send their key in a header of their own, and admission alone speaks with them.
     assert ("header_up X-Api-Key {http.vars.api_key}" in lines) == (plane == "sovereign")
     assert lines.count("import pass_on") == len(paths) and sum(line.startswith("reverse_proxy") for line in lines) == 1

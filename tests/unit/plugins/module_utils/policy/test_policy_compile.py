@@ -48,7 +48,7 @@ def expected(available: list[str]) -> dict[str, Any]:
     return {row["profile"]: row["expect"] for row in compiled.route_matrix(POLICY, available)}
 
 
-NO_LOCAL = {"error": "no_local_engine", "status": 503, "mode": None}
+NO_LOCAL = {"error": "queued", "status": 503, "mode": None}
 FORENSIC = {"error": "engine_unavailable", "status": 503, "mode": "forensic"}
 CODING = {"error": "engine_unavailable", "status": 503, "mode": "coding"}
 UPSTREAM = {"error": "upstream_failed", "status": 500, "mode": None}
@@ -121,7 +121,16 @@ def test_the_rules_of_admission() -> None:
         ],
         "context_length": 32768,
         "timeout": 600 + 1200 + 10,
+        "wait": 300,
     }
+    assert {rules["profiles"][name]["wait"] for name in ("client", "coding")} == {0}
+
+
+@pytest.mark.parametrize("seconds", [0, 45, 3600])
+def test_how_long_a_request_is_held(seconds: int) -> None:
+    raw = default_policy()
+    raw["profiles"]["private"]["queue_wait"] = seconds
+    assert compiled.admission_rules(load_policy(raw))["profiles"]["private"]["wait"] == seconds
 
 
 ADMISSION = ["POST /v1/completions", "POST /v1/embeddings", "POST /v1/responses", "POST /v1/messages"]
@@ -130,7 +139,8 @@ ADMISSION = ["POST /v1/completions", "POST /v1/embeddings", "POST /v1/responses"
 @pytest.mark.parametrize(("plane", "own"), [(Plane.SOVEREIGN, ADMISSION), (Plane.HYBRID, [])])
 def test_the_ingress_passes_listed_routes(plane: Plane, own: list[str]) -> None:
     routes = [f"{route['method']} {route['path']}" for route in compiled.ingress_routes(plane)]
-    assert routes == ["POST /v1/chat/completions", *own, "GET /v1/models"]
+    queue = ["GET /v1/queue/{id}", "DELETE /v1/queue/{id}"] if own else []
+    assert routes == ["POST /v1/chat/completions", *own, "GET /v1/models", *queue]
 
 
 def test_the_door_leads_to_engines_only_and_hybrid_to_the_shared_ones() -> None:

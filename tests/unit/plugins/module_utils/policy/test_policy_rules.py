@@ -214,6 +214,16 @@ CASES: list[Case] = [
         _chain("personal", "gpu", "cpu", "queue"),
         ["personal.chain[2] = 'queue'", "only T1 has a queue"],
     ),
+    (
+        "a wait without a queue",
+        lambda raw: raw["profiles"]["client"].update({"queue_wait": 60}),
+        ["client.queue_wait = 60", "this chain has none"],
+    ),
+    (
+        "queue, then the cloud behind another link",
+        _chain("private", "queue", "cpu", "groq"),
+        ["chain[0] = 'queue'", "private → cpu"],
+    ),
     ("nothing but an end", _chain("private", "queue"), ["private.chain = ['queue']", "has no backend"]),
     ("twice the same", _chain("private", "gpu", "gpu", "queue"), ["private.chain[1] = 'gpu'", "twice"]),
     (
