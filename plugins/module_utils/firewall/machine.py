@@ -193,7 +193,7 @@ class Machine:
         found = lockout.problems(
             login=login,
             over_ssh=wish.over_ssh,
-            device=lockout.device_to(login.address, self._run) if login else None,
+            device=(login.zone or lockout.device_to(login.address, self._run)) if login else None,
             interface=wish.interface,
             addresses=lockout.addresses_of(wish.interface, self._run),
             doors=wish.doors,
