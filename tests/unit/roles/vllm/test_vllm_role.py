@@ -288,3 +288,9 @@ def test_no_moe_backend_is_forced(given: list[str], fine: bool) -> None:
     item = {"key": "agent", "value": {"extra_args": given}}
     judged = templar(item=item, vllm_extra_args=["--x"]).template(trust_as_template("{{ " + both + " }}"))
     assert judged == ["--x", *given]
+
+
+def test_the_wheels_are_for_the_image_s_python() -> None:
+    words = value("__vllm_audio_target")
+    assert all(isinstance(word, str) for word in words), "a colon at the end makes YAML think of a dictionary"
+    assert "--only-binary=:all:" in words and "--python-version=3.12" in words
