@@ -110,7 +110,7 @@ def ours(path: str, mode: str) -> int:
             return Path(f"{tenant.project}.log").read_text()[-500:]
 
         def namespace_of(self, _tenant: Tenant, _address: str) -> str | None:
-            return "/proc/self/ns/net"
+            return ""
 
         def owners(self) -> dict[str, str]:
             return {name: name for name in registry.tenants}
