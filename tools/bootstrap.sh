@@ -40,6 +40,9 @@ ufw plays itself in the unit tests, in namespaces of their own (its package leav
 iptables is what UFW and Docker write their rules with, in the same tests
 gcc compiles the stand-in of the GPU driver's library
 libc6-dev is what it compiles against
+xvfb is the screen that nobody sees, for the desktop picker in the unit tests
+zenity draws the desktop picker's windows there
+xdotool is the hand that chooses in them
 git lists the files that belong to the source
 systemd judges the units (systemd-analyze)
 xz-utils unpacks packages while the image is built

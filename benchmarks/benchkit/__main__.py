@@ -16,13 +16,13 @@ from labkit.__main__ import prepare
 from labkit.paths import ROOT, STATE
 from labkit.say import Failed, Run, clock
 
-from . import audit, converge, cpu_floor, environment, failover, gateway, machine, render, results
+from . import audit, converge, cpu_floor, environment, failover, gateway, machine, mode_switch, render, results
 from .lab import Lab
 from .render import NAMES, PAGE, PLOTS, RESULTS
 from .results import Figure
 
 #: What a run on 2 cores takes, minutes; cpu_floor's first run compiles for 6 more.
-MINUTES = {"converge": 8, "gateway": 11, "failover": 5, "cpu_floor": 7, "audit": 10}
+MINUTES = {"converge": 8, "gateway": 11, "failover": 5, "cpu_floor": 7, "audit": 10, "mode_switch": 8}
 COLD_PHASES = 7
 
 
@@ -58,12 +58,19 @@ def _audit(options: argparse.Namespace, run: Run, _: Sequence[Figure]) -> tuple[
     return audit.measure(lab, options.quick), lab.versions()
 
 
+def _mode_switch(options: argparse.Namespace, run: Run, _: Sequence[Figure]) -> tuple[list[Figure], dict[str, str]]:
+    lab = Lab()
+    run.note("the lab machine's GPU mode changes, and is the old one afterwards")
+    return mode_switch.measure(lab, options.quick), mode_switch.versions(lab)
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace, Run, Sequence[Figure]], tuple[list[Figure], dict[str, str]]]] = {
     "converge": _converge,
     "gateway": _gateway,
     "failover": _failover,
     "cpu_floor": _cpu_floor,
     "audit": _audit,
+    "mode_switch": _mode_switch,
 }
 
 

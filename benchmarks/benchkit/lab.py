@@ -46,9 +46,9 @@ class Lab:
         self.settings = yaml.safe_load((SCENARIO / "vars.yml").read_text(encoding="utf-8"))
         self.pids = {name: self._pid(name) for name in (self.hub, self.client)}
 
-    def _docker(self, *words: str, stdin: str = "", check: bool = True) -> str:
+    def _docker(self, *words: str, stdin: str = "", check: bool = True, seconds: float = 300) -> str:
         done = subprocess.run(
-            ["docker", *words], input=stdin, capture_output=True, text=True, env=self.environment(), timeout=300
+            ["docker", *words], input=stdin, capture_output=True, text=True, env=self.environment(), timeout=seconds
         )
         if check and done.returncode != 0:
             raise Failed(f"`docker {' '.join(words[:6])}` ended with {done.returncode}: {done.stderr.strip()[-400:]}")
@@ -67,9 +67,9 @@ class Lab:
             raise Failed(f"The lab machine {name} does not run. Bring the lab up first: tools/lab up")
         return found
 
-    def run(self, *argv: str, stdin: str = "", check: bool = True) -> str:
+    def run(self, *argv: str, stdin: str = "", check: bool = True, seconds: float = 300) -> str:
         """Standard output of a command on the hub, as root. Raises Failed."""
-        return self._docker("exec", "-i", self.hub, *argv, stdin=stdin, check=check)
+        return self._docker("exec", "-i", self.hub, *argv, stdin=stdin, check=check, seconds=seconds)
 
     def secret(self, name: str) -> str:
         """A key of the machine; it is held in memory only."""

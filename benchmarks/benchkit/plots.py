@@ -98,6 +98,16 @@ def audit_bars(figures: Sequence[Figure]) -> tuple[list[tuple[str, Figure]], lis
     return [(label(figure), figure) for figure in medians], [(label(figure), figure) for figure in added]
 
 
+def mode_switch_parts(figures: Sequence[Figure]) -> dict[str, list[tuple[str, Figure]]]:
+    """Way → [(part, figure)]: what a whole switch is made of, from the engines to what is left."""
+    wanted = ("docker compose", "engine until its first answer", "overhead")
+    found: dict[str, list[tuple[str, Figure]]] = {}
+    for figure in figures:
+        if figure.metric in wanted and " / " not in figure.case:
+            found.setdefault(figure.case, []).append((figure.metric, figure))
+    return found
+
+
 # --- drawing ---------------------------------------------------------------------------------------------------------
 # The drawing library has no complete types, so its objects are Any here.
 
@@ -245,12 +255,35 @@ def draw_audit(plt: Any, figures: Sequence[Figure]) -> Any:
     return canvas
 
 
+def draw_mode_switch(plt: Any, figures: Sequence[Figure]) -> Any:
+    """One bar for each way: Docker, the engine, and what is left."""
+    parts = mode_switch_parts(figures)
+    canvas, axes = plt.subplots(figsize=(9, 2.6))
+    colours = {"docker compose": "#c9d6df", "engine until its first answer": "#8fb3c9", "overhead": "#c8553d"}
+    for at, (_way, found) in enumerate(parts.items()):
+        begin = 0.0
+        for metric, figure in found:
+            value = figure.estimate.value
+            label = metric if at == 0 else None
+            axes.barh([at], [value], left=[begin], height=0.55, color=colours[metric], label=label)
+            if metric == "overhead":
+                axes.annotate(f" {results.number(value)} s", (begin + value, at), va="center")
+            begin += value
+    axes.set_yticks(range(len(parts)), list(parts))
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("seconds of one switch (medians)")
+    axes.legend(fontsize=8, loc="lower right")
+    return canvas
+
+
 DRAWINGS: dict[str, Callable[[Any, Sequence[Figure]], Any]] = {
     "converge": draw_converge,
     "gateway": draw_gateway,
     "failover": draw_failover,
     "cpu_floor": draw_cpu_floor,
     "audit": draw_audit,
+    "mode_switch": draw_mode_switch,
 }
 
 

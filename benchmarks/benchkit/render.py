@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import plots, results
 
-NAMES = ("converge", "gateway", "failover", "cpu_floor", "audit")
+NAMES = ("converge", "gateway", "failover", "cpu_floor", "audit", "mode_switch")
 PAGE, PLOTS, RESULTS = Path("docs/benchmarks.md"), Path("docs/benchmarks"), Path("benchmarks/results")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import signal
 import socket
 import ssl
@@ -40,11 +41,11 @@ def log(message: str) -> None:
 
 def run_until_signal() -> None:
     """Wait for SIGTERM or SIGINT."""
-    stop = threading.Event()
+    # A pipe and no Event: a handler that comes while the same thread is inside Event.wait() waits for its lock for ever.
+    read, write = os.pipe()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    while not stop.wait(0.5):
-        pass
+        signal.signal(number, lambda *_: os.write(write, b"x"))
+    os.read(read, 1)
 
 
 def loopback_of(host: str) -> str:

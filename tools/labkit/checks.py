@@ -75,6 +75,7 @@ def typed(tools: Path, tree: source.Copy) -> list[Check]:
         "admission": (tree.path / "roles/admission/files", ["-p", "admission"]),
         "gateway": (tree.path / "roles/gateway/files/mushishi_gateway", ["."]),
         "prober": (tree.path / "roles/gateway/files", ["-p", "prober"]),
+        "sovereignctl": (tree.path / "roles/sovereignctl/files", ["-p", "sovereignctl"]),
         "guard": (tree.path / "roles/guard/files", ["."]),
         "tailscale": (tree.path / "roles/tailscale/files", ["."]),
         "labkit": (tree.path / "tools", ["-p", "labkit"]),
@@ -82,12 +83,14 @@ def typed(tools: Path, tree: source.Copy) -> list[Check]:
         "benchkit": (tree.path / "benchmarks", ["-p", "benchkit"]),
     }
     config = ("--config-file", str(tree.path / "mypy.ini"))
+    #: What a part imports beyond its own folder.
+    beside = {"benchkit": str(tree.path / "tools"), "sovereignctl": str(source.SOURCE)}
     return [
         Check(
             f"mypy --strict: {name}",
             [tools / "bin/mypy", *config, "--cache-dir", str(CACHE / f"mypy-{name}"), *what],
             cwd=folder,
-            env={"MYPYPATH": str(tree.path / "tools")} if name == "benchkit" else {},
+            env={"MYPYPATH": beside[name]} if name in beside else {},
         )
         for name, (folder, what) in parts.items()
     ]

@@ -147,6 +147,9 @@ EDGES: dict[str, dict[str, Values]] = {
         "other flags": {"llama_cpp_native": False, "llama_cpp_cmake_flags": ["-DX=a b"], "llama_cpp_build_jobs": 3},
     },
     "sovereign_plane": {"a patient plane": {"sovereign_plane_neighbour_retry_ms": 5000}},
+    "sovereignctl": {
+        "a desktop, shown at login": {"sovereignctl_desktop": True, "sovereignctl_desktop_autostart": True},
+    },
     "ssh": {
         "few people, another port": {
             "ssh_allow_users": ["me", "you"],

@@ -1,0 +1,11 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: MIT
+# Placed by the role sovereignctl of mushishi.sovereign: what may come next is the command's own answer.
+_sovereignctl() {
+    local word
+    COMPREPLY=()
+    while IFS= read -r word; do
+        COMPREPLY+=("$word")
+    done < <(sovereignctl complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2> /dev/null)
+}
+complete -F _sovereignctl sovereignctl
