@@ -40,8 +40,11 @@ _IN_TEXT = re.compile(rf'^\s*{re.escape(LABEL)}:\s*"?([0-9a-f]{{64}})"?\s*$', re
 #: A Docker that is restarted comes back in seconds; nothing is given up meanwhile.
 PATIENCE = 60.0
 _PAUSE = 0.5
+#: Docker is away; or what a run that was killed had begun is not over.
 _AWAY = re.compile(
-    r"cannot connect to the docker daemon|error during connect|connection (refused|reset)|unexpected eof", re.IGNORECASE
+    r"cannot connect to the docker daemon|error during connect|connection (refused|reset)|unexpected eof"
+    r"|already in progress|marked for removal|no such container",
+    re.IGNORECASE,
 )
 _LOG_LINES = 20
 _LOG_CHARACTERS = 3000

@@ -52,14 +52,18 @@ _THING = "registry of the card's tenants"
 Report = Callable[[Step], None]
 
 
+#: A program that we begin does not outlive us: the next run would meet it at work.
+_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
 def _run(argv: Sequence[str]) -> tuple[int, str, str]:
     """A program, to its end."""
     try:
         done = subprocess.run(
-            list(argv), stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMPOSE_SECONDS, check=False
+            [*_WITH_US, *argv], stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMPOSE_SECONDS, check=False
         )
     except FileNotFoundError:
-        return 127, "", f"{argv[0]} is not installed"
+        return 127, "", f"{_WITH_US[0]} is not installed"
     except subprocess.TimeoutExpired:
         return 124, "", f"it did not end within {_COMPOSE_SECONDS:.0f} s"
     return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
