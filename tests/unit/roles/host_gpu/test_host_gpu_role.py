@@ -89,7 +89,7 @@ def test_what_is_held(package: str, held: bool, rendered: Rendered) -> None:
 def test_the_limit_is_set_after_the_persistence_daemon(rendered: Rendered) -> None:
     limited = text(rendered, "mushishi-gpu.service.j2", "a limit")
     assert "ExecStart=/usr/bin/nvidia-smi --power-limit=450\n" in limited and "limited to 450 W" in limited
-    plain = text(rendered, "mushishi-gpu.service.j2", "example")
+    plain = text(rendered, "mushishi-gpu.service.j2", "lab")
     assert "--power-limit" not in plain and "ExecStart=/usr/bin/nvidia-smi --list-gpus\n" in plain
     for unit in (limited, plain):
         assert "After=nvidia-persistenced.service\n" in unit and "Wants=nvidia-persistenced.service\n" in unit
