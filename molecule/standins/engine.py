@@ -94,7 +94,7 @@ def scripted(model: str, names: Sequence[str]) -> dict[str, Any]:
     except OSError:
         return {}
     whole = json.loads(text)
-    found = next((whole[name] for name in names if name in whole), {})
+    found: dict[str, Any] = next((whole[name] for name in names if name in whole), {})
     if unknown := sorted(set(found) - {"fault", "loading", "dies_after", "vram_mib"}):
         raise ValueError(f"{SCRIPT}: unknown {', '.join(unknown)}")
     return dict(found)

@@ -100,7 +100,9 @@ def this_run(pid: int, playbook: str, proc: str = "/proc") -> Owner:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = str(os.getuid())
-    return Owner(name, _read("/etc/machine-id").strip() or name, kernel, pid, process_start(pid, proc), user, playbook)
+    return Owner(
+        name, _read("/etc/machine-id").strip() or name, kernel, pid, process_start(pid, proc), user, playbook
+    )
 
 
 def owner_is_dead(owner: Owner, here: Owner, proc: str = "/proc") -> bool | None:

@@ -219,9 +219,7 @@ def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     )
     if params["url"] and not params["url"].startswith(("https://", "http://", "file://")):
         raise SovereignError(
-            f"model file {wanted.path}",
-            f"url {core.shown_source(params['url'])!r} is no web or file address",
-            "Use https://.",
+            f"model file {wanted.path}", f"url {core.shown_source(params['url'])!r} is no web or file address", "Use https://."
         )
     status = core.Status(None if check_mode else params["status_file"])
     plan = core.make_plan(wanted, status)

@@ -261,7 +261,9 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.audit import (
     vectors,
 )
 
-CODE = (attack, capture, clients, control, counters, facts, model, probe, requests_run, ruleset, static, table, vectors)
+CODE = (
+    attack, capture, clients, control, counters, facts, model, probe, requests_run, ruleset, static, table, vectors
+)
 PARTS = ("static", "units", "containers", "users", "egress", "pull", "files", *clients.PARTS)
 
 

@@ -135,7 +135,8 @@ def question(name: str) -> bytes:
 
 
 def try_dns(target: Target, limit: float) -> Result:
-    """Ask one server, by UDP or (``stream``) TCP. An answer with records is open; one that knows nothing is an error."""
+    """Ask one server, by UDP or (``stream``) TCP. An answer with records is open; one that knows nothing is an error.
+    """
     began = time.monotonic()
     stream = bool(target.get("stream"))
     try:

@@ -165,7 +165,8 @@ class Guard:
         return self._addresses[where]
 
     def packets(self, where: str, **fixed: Any) -> list[dict[str, Any]]:
-        """One of each kind that the rules could tell apart: TCP and UDP by port, a ping, in the family of the address."""
+        """One of each kind that the rules could tell apart: TCP and UDP by port, a ping, in the family of the address.
+        """
         family = 6 if ":" in str(fixed.get("daddr", "")) else 4
         base = {"ct": "new", "family": family, "saddr": "198.51.100.200" if family == 4 else "2001:db8::200", **fixed}
         found = [

@@ -135,7 +135,7 @@ def unguarded(now: Filter, family: str) -> str:
             # Docker before 27 leaves IPv6 to its proxy, which is a service of the host: our chain hangs in FORWARD.
             return ""
         return (
-            f'{family} has no chain DOCKER-USER although Docker runs. Is "iptables": false in its settings, or has '
+            f"{family} has no chain DOCKER-USER although Docker runs. Is \"iptables\": false in its settings, or has "
             "somebody flushed the table? Restart Docker: systemctl restart docker"
         )
     if not now.jumps("FORWARD", "DOCKER-USER"):

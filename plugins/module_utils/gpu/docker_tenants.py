@@ -40,8 +40,11 @@ _IN_TEXT = re.compile(rf'^\s*{re.escape(LABEL)}:\s*"?([0-9a-f]{{64}})"?\s*$', re
 #: A Docker that is restarted comes back in seconds; nothing is given up meanwhile.
 PATIENCE = 60.0
 _PAUSE = 0.5
+#: Docker is away; or what a run that was killed had begun is not over.
 _AWAY = re.compile(
-    r"cannot connect to the docker daemon|error during connect|connection (refused|reset)|unexpected eof", re.IGNORECASE
+    r"cannot connect to the docker daemon|error during connect|connection (refused|reset)|unexpected eof"
+    r"|already in progress|marked for removal|no such container",
+    re.IGNORECASE,
 )
 _LOG_LINES = 20
 _LOG_CHARACTERS = 3000
@@ -147,6 +150,15 @@ class DockerTenants:
     def owners(self) -> dict[str, str]:
         """Number of a container → the tenant whose it is."""
         return {str(each.get("Id")): name for name, containers in self._containers().items() for each in containers}
+
+    def namespace_of(self, tenant: Tenant, address: str) -> str | None:
+        """The network namespace of its container that has an address on the LAN; None when none runs with it."""
+        for each in self._containers().get(tenant.name, []):
+            networks = ((each.get("NetworkSettings") or {}).get("Networks") or {}).values()
+            pid = int(each.get("State", {}).get("Pid") or 0)
+            if pid and any((network or {}).get("IPAddress") == address for network in networks):
+                return f"/proc/{pid}/ns/net"
+        return None
 
     def logs(self, tenant: Tenant) -> str:
         """The last lines of each of its containers, the newest last."""

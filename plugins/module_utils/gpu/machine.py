@@ -52,14 +52,18 @@ _THING = "registry of the card's tenants"
 Report = Callable[[Step], None]
 
 
+#: A program that we begin does not outlive us: the next run would meet it at work.
+_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
 def _run(argv: Sequence[str]) -> tuple[int, str, str]:
     """A program, to its end."""
     try:
         done = subprocess.run(
-            list(argv), stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMPOSE_SECONDS, check=False
+            [*_WITH_US, *argv], stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMPOSE_SECONDS, check=False
         )
     except FileNotFoundError:
-        return 127, "", f"{argv[0]} is not installed"
+        return 127, "", f"{_WITH_US[0]} is not installed"
     except subprocess.TimeoutExpired:
         return 124, "", f"it did not end within {_COMPOSE_SECONDS:.0f} s"
     return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
@@ -78,7 +82,7 @@ class RealWorld:
         namespace: str,
     ) -> None:
         self._registry, self._docker, self._card, self._why, self._door = registry, docker, card, why, door
-        self._probes = Probes(namespace, self._load)
+        self._probes = Probes(namespace, self._load, self._inside)
         #: Every container of ours that was seen: a process may be on the card for longer than its container is there.
         self._owners: dict[str, str] = {}
         #: Nobody shall hold the card, so none has to answer.
@@ -137,6 +141,9 @@ class RealWorld:
         if self._card is None:
             raise self._why or SovereignError("NVIDIA's card", "there is none", "Switch to off.")
         return self._card
+
+    def _inside(self, tenant: Tenant, address: str) -> str | None:
+        return self._docker().namespace_of(tenant, address)
 
     def _load(self) -> int | None:
         return self._card.load() if self._card else None

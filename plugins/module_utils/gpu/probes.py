@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 # Private to this collection: may change in any release.
-"""Whether a tenant serves, and whether it works: asked of the tenant itself, in the plane's network namespace.
+"""Whether a tenant serves, and whether it works: asked of the tenant itself.
+
+An engine of the policy is asked from inside the plane's network namespace, where its callers stand. Any other tenant is
+asked from inside its own: nobody in the plane may open it, and no rule is made for a question.
 
 Ready is a real answer; ``/health`` stays green on an engine that hangs. Busy is work that runs or waits; a model that
 is loaded is not work. What does not answer is not known to be idle, so it counts as busy for as long as it is there.
@@ -8,12 +11,13 @@ is loaded is not work. What does not answer is not known to be idle, so it count
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._completions import (
@@ -32,6 +36,9 @@ FLOOR_SECONDS = 60.0
 _MOST = 4 * 1024 * 1024
 #: Metrics of vLLM: requests in the engine, and those that wait for it.
 _VLLM = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
+
+
+Answer = TypeVar("Answer")
 
 
 class NoAnswer(Exception):
@@ -138,11 +145,37 @@ BUSY: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {"vllm": _vllm, "
 class Probes:
     """Both questions, asked from inside a network namespace (the empty string stays here).
 
-    ``load``: percent of the card's multiprocessors that are in use, for the back-stop; None when that is not known.
+    ``inside``: the namespace from which a tenant's address is asked; None when nobody is there. ``load``: percent of
+    the card's multiprocessors that are in use, for the back-stop; None when that is not known.
     """
 
-    def __init__(self, namespace: str, load: Callable[[], int | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        load: Callable[[], int | None] = lambda: None,
+        inside: Callable[[Tenant, str], str | None] | None = None,
+    ) -> None:
         self._namespace, self._load = namespace, load
+        self._inside = inside or (lambda _tenant, _address: namespace)
+
+    def _from(self, tenant: Tenant, url: str, ask: Callable[[], Answer], otherwise: Callable[[str], Answer]) -> Answer:
+        """Ask from where a tenant's address is asked; ``otherwise`` gets the reason where nobody is there.
+
+        Raises:
+            SovereignError: the plane's own namespace cannot be entered.
+        """
+        where: str | None = self._namespace
+        if tenant.engine is None:
+            where = self._inside(tenant, urlsplit(url).hostname or "")
+        if where is None:
+            return otherwise("none of its containers has that address")
+        try:
+            return together({tenant.name: ask}, where)[tenant.name]
+        except SovereignError as error:
+            # A container that ended between the look and the question takes its namespace with it.
+            if where == self._namespace:
+                raise
+            return otherwise(error.seen)
 
     def ready(self, tenant: Tenant) -> str:
         """Empty when it has really answered; else why not.
@@ -158,7 +191,7 @@ class Probes:
             except NoAnswer as error:
                 return str(error)
 
-        return together({tenant.name: asked}, self._namespace)[tenant.name]
+        return self._from(tenant, str(tenant.ready["url"]), asked, lambda why: why)
 
     def floor(self, name: str, probe: Mapping[str, Any]) -> str:
         """Empty when a CPU floor has really answered; else why not.
@@ -190,12 +223,16 @@ class Probes:
                 # One that holds nothing of the card cannot be at work on it.
                 return [f"it does not say whether it works ({error})"] if there else []
 
-        jobs = {
-            str(number): (lambda probe=probe: asked(probe))
-            for number, probe in enumerate(tenant.busy)
-            if probe["kind"] != "load"
-        }
-        found = [what for answer in together(jobs, self._namespace).values() for what in answer] if jobs else []
+        found: list[str] = []
+        for probe in tenant.busy:
+            if probe["kind"] == "load":
+                continue
+            found += self._from(
+                tenant,
+                str(probe["url"]),
+                functools.partial(asked, probe),
+                lambda why: [f"it does not say whether it works ({why})"] if there else [],
+            )
         for probe in tenant.busy:
             load = self._load() if probe["kind"] == "load" and there else None
             if load is not None and load >= int(probe["percent"]):

@@ -132,9 +132,7 @@ def wanted_from(params: Mapping[str, Any]) -> Wanted:
     """
     server = params["login_server"]
     if server and not _SERVER.fullmatch(server):
-        raise SovereignError(
-            "login_server", f"{server!r} is no address of a server", "Write https://headscale.example."
-        )
+        raise SovereignError("login_server", f"{server!r} is no address of a server", "Write https://headscale.example.")
     for tag in params["tags"]:
         if not _TAG.fullmatch(tag):
             raise SovereignError(f"tag {tag!r}", "that is no tag", 'Write it as in "tag:sovereign".')

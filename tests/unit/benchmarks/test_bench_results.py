@@ -94,7 +94,9 @@ def test_a_cpu_has_a_name_that_says_something(cpuinfo: str, name: str) -> None:
     assert machine.cpu_model(cpuinfo) == name
 
 
-@pytest.mark.parametrize(("release", "version"), [("6.1.0-28-amd64", "6.1.0"), ("6.8.12", "6.8.12"), ("odd", "odd")])
+@pytest.mark.parametrize(
+    ("release", "version"), [("6.1.0-28-amd64", "6.1.0"), ("6.8.12", "6.8.12"), ("odd", "odd")]
+)
 def test_a_kernel_is_its_version(release: str, version: str) -> None:
     assert machine.kernel(release) == version
 

@@ -55,6 +55,14 @@ MACHINE: Values = {
 }
 IMAGE = {"vllm_image": "vllm/vllm-openai@sha256:" + "a" * 64}
 ARCHIVE = {"vllm_image_archive": "/srv/engine.tar", "vllm_image_id": "sha256:" + "b" * 64}
+#: Every tenant of the card; nothing is enabled by default.
+TENANTS = {
+    "gpu_tenants_enabled": ["comfyui", "tts", "audio-worker", "musetalk", "latentsync", "hallo2", "music"],
+    "gpu_tenants_images": {
+        name: {"image": f"example.org/{name}@sha256:" + "d" * 64}
+        for name in ("comfyui", "tts", "audio", "redis", "musetalk", "latentsync", "hallo2", "music")
+    },
+}
 INSTANCE = {"name": "coder", "port": 8002, "alias": "coder-cpu", "model": {"path": "/data/a b/50%$x.gguf"}}
 
 #: Settings beyond the two inventories: the ends of what each role accepts.
@@ -66,6 +74,7 @@ EDGES: dict[str, dict[str, Values]] = {
             "admission_media_dirs": {"private": "/srv/media/private", "client": "/srv/media/client"},
         },
     },
+    "bring": {},
     "base": {"another root": {"base_data_root": "/srv/with space"}},
     "docker_engine": {},
     "firewall": {
@@ -78,6 +87,20 @@ EDGES: dict[str, dict[str, Values]] = {
         "other ports, no prober's patience": {"gateway_hybrid_port": 4100, "gateway_memory_max": "512M"},
     },
     "gpu_modes": {},
+    "gpu_tenants": {
+        "comfyui alone, no GPU": {
+            "gpu_tenants_enabled": ["comfyui"],
+            "gpu_tenants_images": {"comfyui": {"archive": "/srv/comfyui.tar", "id": "sha256:" + "c" * 64}},
+            "gpu_tenants_gpu_devices": [],
+        },
+        "odd words": {
+            "gpu_tenants_data_dir": "/srv/with space/50%$x",
+            "gpu_tenants_overrides": {
+                "tts": {"services": {"tts": {"environment": {"X": "a $y 'z'"}, "command": ["--a=b c$d"]}}},
+                "music": {"services": {"music": {"volumes": [{"source": "/data/ai/08/x", "target": "/out"}]}}},
+            },
+        },
+    },
     "guard": {
         "nothing on loopback, one client": {
             "guard_loopback_services": [],
@@ -105,6 +128,10 @@ EDGES: dict[str, dict[str, Values]] = {
         "the doors are UFW's alone": {"guard_doors_enforced": False},
         "no door at all": {"guard_doors_enforced": True, "guard_doors": [], "guard_inside_interfaces": ["lo"]},
         "another bridge": {"guard_bridge": "br-other", "guard_ingress_interface": "wg-home"},
+    },
+    "host_gpu": {
+        "a limit": {"host_gpu_power_watts": 450},
+        "another branch, no toolkit": {"host_gpu_driver_branch": "580", "host_gpu_toolkit": False},
     },
     "ingress": {
         "an interface that is not there": {"ingress_interface": "none0", "ingress_addresses": ["192.0.2.7"]},
@@ -204,6 +231,13 @@ ROWS = (
     Row("gateway", "mushishi-sovereign-gateway.service.j2", f"{UNITS}/mushishi-sovereign-gateway.service"),
     Row("gateway", "mushishi-sovereign-prober.service.j2", f"{UNITS}/mushishi-sovereign-prober.service"),
     Row("gateway", "prober.json.j2", "/etc/mushishi/gateway/prober.json"),
+    Row(
+        "gpu_tenants",
+        "compose.yml.j2",
+        "/etc/mushishi/gpu_tenants/{{ item.key }}/compose.yml",
+        each="__gpu_tenants_chosen | dict2items",
+    ),
+    Row("gpu_tenants", "model_paths.yaml.j2", "/var/lib/mushishi/gpu_tenants/comfyui/config/model_paths.yaml"),
     Row("guard", "egress.json.j2", "/etc/mushishi/guard/egress.json"),
     Row("guard", "host.nft.j2", "/etc/mushishi/guard/host.nft"),
     Row("guard", "mushishi-egress.service.j2", f"{UNITS}/mushishi-egress.service"),
@@ -212,6 +246,9 @@ ROWS = (
     Row("guard", "mushishi-evidence.timer.j2", f"{UNITS}/mushishi-evidence.timer"),
     Row("guard", "mushishi-guard.service.j2", f"{UNITS}/mushishi-guard.service"),
     Row("guard", "plane.nft.j2", "/etc/mushishi/guard/plane.nft"),
+    Row("host_gpu", "10-mushishi.conf.j2", f"{UNITS}/nvidia-persistenced.service.d/10-mushishi.conf"),
+    Row("host_gpu", "52mushishi-gpu.j2", "/etc/apt/apt.conf.d/52mushishi-gpu"),
+    Row("host_gpu", "mushishi-gpu.service.j2", f"{UNITS}/mushishi-gpu.service"),
     Row("ingress", "20-late-address.conf.j2", f"{UNITS}/mushishi-ingress-.service.d/20-late-address.conf"),
     Row(
         "ingress",
@@ -280,9 +317,9 @@ def settings(role: str) -> dict[str, Values]:
     inventories = {
         name: _read(*sorted((ROOT / f"inventory/{name}/group_vars/all").glob("*.yml"))) for name in ("example", "lab")
     }
-    example = inventories["example"] | IMAGE
+    example = inventories["example"] | IMAGE | TENANTS
     # The lab reads the image's name from a file that its depot writes.
-    lab = inventories["lab"] | ARCHIVE
+    lab = inventories["lab"] | ARCHIVE | TENANTS
     return {"example": example, "lab": lab} | {name: example | edge for name, edge in EDGES[role].items()}
 
 

@@ -38,7 +38,11 @@ class Reply:
 
     def events(self) -> list[Any]:
         """The data of server-sent events; the last one is ``[DONE]``."""
-        lines = [line[6:] for line in self.body.decode().split("\n\n") if line.startswith("data: ")]
+        lines = [
+            line[6:]
+            for line in self.body.decode().split("\n\n")
+            if line.startswith("data: ")
+        ]
         return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
@@ -58,18 +62,28 @@ class Net:
         """A TLS connection that trusts the lab CA."""
         context = ssl.create_default_context(cafile=str(self.certs / "ca.pem"))
         context.verify_flags |= ssl.VERIFY_X509_STRICT
-        return context.wrap_socket(socket.create_connection(where, 5.0), server_hostname=name)
+        return context.wrap_socket(
+            socket.create_connection(where, 5.0), server_hostname=name
+        )
 
-    def ask(self, provider: str, method: str, path: str, body: Any = None, **headers: str) -> Reply:
+    def ask(
+        self, provider: str, method: str, path: str, body: Any = None, **headers: str
+    ) -> Reply:
         """One request to a provider with its lab key (override by ``Authorization``)."""
         spec = PROVIDERS[provider]
         sock = self.tls(self.address(provider), spec.host)
         connection = http.client.HTTPConnection(spec.host)
         connection.sock = sock
-        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        raw = (
+            body
+            if isinstance(body, bytes) or body is None
+            else json.dumps(body).encode()
+        )
         named = {k.replace("_", "-"): v for k, v in headers.items()}
         try:
-            connection.request(method, path, raw, {"Authorization": f"Bearer {spec.key}", **named})
+            connection.request(
+                method, path, raw, {"Authorization": f"Bearer {spec.key}", **named}
+            )
             reply = connection.getresponse()
             return Reply(
                 reply.status,
@@ -91,7 +105,9 @@ class Net:
 
     def find(self, marker: str, wait: bool = True) -> dict[str, Any]:
         """Look for a marker; waits a moment for it to be recorded."""
-        return eventually(lambda: records.find(self.running.recorder.records(), marker), wait)
+        return eventually(
+            lambda: records.find(self.running.recorder.records(), marker), wait
+        )
 
 
 def eventually(look: Callable[[], dict[str, Any]], wait: bool = True) -> dict[str, Any]:

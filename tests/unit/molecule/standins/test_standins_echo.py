@@ -10,7 +10,9 @@ def test_echo_answers_records_and_proves_itself() -> None:
     host = echo.Echo(["127.0.0.1"], [0, 0], [0])
     host.open()
     result = host.selftest()
-    assert result["ok"] and [check["check"].split()[0] for check in result["checks"]] == ["tcp", "tcp", "udp"]
+    assert result["ok"] and [
+        check["check"].split()[0] for check in result["checks"]
+    ] == ["tcp", "tcp", "udp"]
     assert records.find(host.recorder.records(), MARKER)["count"] == 0
     host.tcp[0].shut()
     result = host.selftest()

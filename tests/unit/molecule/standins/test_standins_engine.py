@@ -35,9 +35,13 @@ def running() -> Iterator[engine.Engine]:
 @pytest.fixture
 def ask(running: engine.Engine) -> Ask:
     def call(method: str, path: str, body: Any = None, **headers: str) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", running.listener.port, timeout=10)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", running.listener.port, timeout=10
+        )
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            connection.request(
+                method, path, None if body is None else json.dumps(body), headers
+            )
             reply = connection.getresponse()
             return Reply(
                 reply.status,
@@ -62,28 +66,42 @@ def test_chat_plain_and_streamed_agree_and_ignore_sampling(ask: Ask) -> None:
     plain = ask("POST", "/v1/chat/completions", _chat(MARKER))
     body = plain.json()
     text = body["choices"][0]["message"]["content"]
-    assert plain.status == 200 and text.startswith("[stand-in nemotron] ") and MARKER not in text
+    assert (
+        plain.status == 200
+        and text.startswith("[stand-in nemotron] ")
+        and MARKER not in text
+    )
     again = ask(
         "POST",
         "/v1/chat/completions",
         _chat(MARKER, temperature=1.5, top_p=0.1, seed=3, model="second"),
     ).json()
-    assert again["choices"] == body["choices"] and again["model"] == "nemotron", "vLLM echoes the first served name"
+    assert again["choices"] == body["choices"] and again["model"] == "nemotron", (
+        "vLLM echoes the first served name"
+    )
     events = ask(
         "POST",
         "/v1/chat/completions",
         _chat(MARKER, stream=True, stream_options={"include_usage": True}),
     ).events()
-    assert "".join(e["choices"][0]["delta"].get("content", "") for e in events[:-2]) == text
+    assert (
+        "".join(e["choices"][0]["delta"].get("content", "") for e in events[:-2])
+        == text
+    )
     assert events[-2]["usage"] == body["usage"] and events[-1] == "[DONE]"
 
 
 def test_completions_plain_and_streamed(ask: Ask) -> None:
     request = {"model": "nemotron", "prompt": "once", "max_tokens": 4}
     body = ask("POST", "/v1/completions", request).json()
-    assert body["object"] == "text_completion" and body["usage"]["completion_tokens"] == 4
+    assert (
+        body["object"] == "text_completion" and body["usage"]["completion_tokens"] == 4
+    )
     events = ask("POST", "/v1/completions", {**request, "stream": True}).events()
-    assert "".join(e["choices"][0]["text"] for e in events[:-1]) == body["choices"][0]["text"]
+    assert (
+        "".join(e["choices"][0]["text"] for e in events[:-1])
+        == body["choices"][0]["text"]
+    )
 
 
 def test_the_other_routes(ask: Ask) -> None:
@@ -93,15 +111,30 @@ def test_the_other_routes(ask: Ask) -> None:
     ]
     assert ask("GET", "/v1/models").json()["data"][0]["max_model_len"] == 64
     assert (ask("GET", "/health").status, ask("GET", "/health").body) == (200, b"")
-    assert ask("GET", "/version").json() == {"version": "0.33.0"} and ask("GET", "/load").json() == {"server_load": 0}
-    tokens = ask("POST", "/tokenize", {"model": "nemotron", "prompt": "two words"}).json()
-    assert tokens["count"] == 2 and len(tokens["tokens"]) == 2 and tokens["max_model_len"] == 64
-    assert ask("POST", "/detokenize", {"tokens": [1, 2]}).json() == {"prompt": "token1 token2"}
-    assert ask("GET", "/v1/chat/completions").status == 405 and ask("GET", "/nowhere").status == 404
+    assert ask("GET", "/version").json() == {"version": "0.33.0"} and ask(
+        "GET", "/load"
+    ).json() == {"server_load": 0}
+    tokens = ask(
+        "POST", "/tokenize", {"model": "nemotron", "prompt": "two words"}
+    ).json()
+    assert (
+        tokens["count"] == 2
+        and len(tokens["tokens"]) == 2
+        and tokens["max_model_len"] == 64
+    )
+    assert ask("POST", "/detokenize", {"tokens": [1, 2]}).json() == {
+        "prompt": "token1 token2"
+    }
+    assert (
+        ask("GET", "/v1/chat/completions").status == 405
+        and ask("GET", "/nowhere").status == 404
+    )
 
 
 def test_vllms_errors(ask: Ask) -> None:
-    reply = ask("POST", "/v1/chat/completions", {**_chat(), "model": "nemotron-forensic"})
+    reply = ask(
+        "POST", "/v1/chat/completions", {**_chat(), "model": "nemotron-forensic"}
+    )
     assert reply.status == 404
     assert reply.json() == {
         "error": {
@@ -112,9 +145,17 @@ def test_vllms_errors(ask: Ask) -> None:
         }
     }
     reply = ask("POST", "/v1/chat/completions", _chat("word " * 80))
-    assert reply.status == 400 and "maximum context length is 64 tokens" in reply.json()["error"]["message"]
+    assert (
+        reply.status == 400
+        and "maximum context length is 64 tokens" in reply.json()["error"]["message"]
+    )
     assert ask("POST", "/v1/chat/completions", {"model": "nemotron"}).status == 400
-    assert ask("POST", "/v1/chat/completions", _chat("word " * 50)).json()["usage"]["total_tokens"] <= 64
+    assert (
+        ask("POST", "/v1/chat/completions", _chat("word " * 50)).json()["usage"][
+            "total_tokens"
+        ]
+        <= 64
+    )
 
 
 def test_metrics_have_vllms_names_and_move(ask: Ask, running: engine.Engine) -> None:
@@ -137,10 +178,14 @@ def test_metrics_have_vllms_names_and_move(ask: Ask, running: engine.Engine) -> 
         f"vllm:prefix_cache_hits_total{label}}} 0.0",
     ):
         assert line in text.splitlines()
-    assert "vllm:prefix_cache_queries_total" in text and "vllm:cache_config_info" in text
+    assert (
+        "vllm:prefix_cache_queries_total" in text and "vllm:cache_config_info" in text
+    )
 
 
-def test_hang_keeps_health_green_until_it_is_lifted(ask: Ask, running: engine.Engine) -> None:
+def test_hang_keeps_health_green_until_it_is_lifted(
+    ask: Ask, running: engine.Engine
+) -> None:
     running.set_fault("hang")
     ended: list[str] = []
 
@@ -151,9 +196,15 @@ def test_hang_keeps_health_green_until_it_is_lifted(ask: Ask, running: engine.En
 
     thread = threading.Thread(target=call)
     thread.start()
-    assert eventually(lambda: records.find(running.recorder.records(), MARKER))["count"] == 1
+    assert (
+        eventually(lambda: records.find(running.recorder.records(), MARKER))["count"]
+        == 1
+    )
     assert ask("GET", "/health").status == 200 and not ended
-    assert 'vllm:num_requests_running{engine="0",model_name="nemotron"} 1.0' in ask("GET", "/metrics").body.decode()
+    assert (
+        'vllm:num_requests_running{engine="0",model_name="nemotron"} 1.0'
+        in ask("GET", "/metrics").body.decode()
+    )
     running.set_fault("ok")
     thread.join(5)
     assert ended and ask("POST", "/v1/chat/completions", _chat()).status == 200
@@ -162,10 +213,15 @@ def test_hang_keeps_health_green_until_it_is_lifted(ask: Ask, running: engine.En
 def test_500_and_unhealthy(ask: Ask, running: engine.Engine) -> None:
     running.set_fault("500")
     reply = ask("POST", "/v1/chat/completions", _chat())
-    assert reply.status == 500 and reply.json()["error"]["type"] == "InternalServerError"
+    assert (
+        reply.status == 500 and reply.json()["error"]["type"] == "InternalServerError"
+    )
     assert ask("GET", "/health").status == 200
     running.set_fault("unhealthy")
-    assert ask("GET", "/health").status == 503 and ask("POST", "/v1/chat/completions", _chat()).status == 500
+    assert (
+        ask("GET", "/health").status == 503
+        and ask("POST", "/v1/chat/completions", _chat()).status == 500
+    )
 
 
 def test_short_ends_in_good_order_and_says_no_reason(ask: Ask, running: engine.Engine) -> None:
@@ -186,7 +242,10 @@ def test_cut_slow_and_refuse(ask: Ask, running: engine.Engine) -> None:
     assert b"[DONE]" not in cut.value.partial
     running.set_fault("slow-first-token=0.4")
     began = time.monotonic()
-    assert ask("POST", "/v1/chat/completions", _chat()).status == 200 and time.monotonic() - began >= 0.4
+    assert (
+        ask("POST", "/v1/chat/completions", _chat()).status == 200
+        and time.monotonic() - began >= 0.4
+    )
     running.set_fault("refuse")
     with pytest.raises(ConnectionRefusedError):
         ask("GET", "/health")
@@ -223,7 +282,9 @@ def test_an_unknown_fault_is_refused(running: engine.Engine) -> None:
 
 
 def test_the_key_guards_v1_only() -> None:
-    made = engine.Engine(engine.Options(names=("n",), host="127.0.0.1", port=0, keys=("k1", "k2")))
+    made = engine.Engine(
+        engine.Options(names=("n",), host="127.0.0.1", port=0, keys=("k1", "k2"))
+    )
     made.open()
     connection = http.client.HTTPConnection("127.0.0.1", made.listener.port)
     seen = []
@@ -233,7 +294,9 @@ def test_the_key_guards_v1_only() -> None:
         ("/v1/models", "k2"),
         ("/metrics", ""),
     ):
-        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
+        connection.request(
+            "GET", path, headers={"Authorization": f"Bearer {key}"} if key else {}
+        )
         reply = connection.getresponse()
         reply.read()
         seen.append(reply.status)
@@ -247,8 +310,14 @@ def test_vllms_command_line_is_understood() -> None:
         "serve /models/nemotron-nvfp4 --served-model-name nemotron other --host 0.0.0.0 --port=8123 -tp 2"
         " --max-model-len 32K --kv-cache-dtype fp8 --enable-prefix-caching --limit-mm-per-prompt"
     )
-    options = engine.parse_options([*words.split(), '{"audio":1}', "--api-key", "a", "b"], {"STANDIN_TTFT_MS": "5"})
-    assert options.names == ("nemotron", "other") and options.port == 8123 and options.keys == ("a", "b")
+    options = engine.parse_options(
+        [*words.split(), '{"audio":1}', "--api-key", "a", "b"], {"STANDIN_TTFT_MS": "5"}
+    )
+    assert (
+        options.names == ("nemotron", "other")
+        and options.port == 8123
+        and options.keys == ("a", "b")
+    )
     assert options.max_model_len == 32768 and options.first == 0.005
     assert engine.parse_options(["/m/x"], {}).names == ("/m/x",)
     assert engine.parse_options([], {"STANDIN_SERVED_MODEL_NAME": "a b"}).names == (

@@ -13,7 +13,9 @@ SHA256 = "88f90326ba52a004d8986afbc1f0623f19379056ec29baa4ff19d7a7d7321aab"
 """Of the file with default options; real llama.cpp has loaded it and answered from it."""
 
 
-def test_the_bytes_are_the_same_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bytes_are_the_same_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "tiny.gguf"
     assert gguf.main([str(out)]) == 0
     first = json.loads(capsys.readouterr().out)
@@ -24,7 +26,9 @@ def test_the_bytes_are_the_same_everywhere(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_name_and_seed_change_the_bytes() -> None:
-    made = {gguf.build(name, seed, 4096) for name, seed in (("a", 1), ("a", 2), ("b", 1))}
+    made = {
+        gguf.build(name, seed, 4096) for name, seed in (("a", 1), ("a", 2), ("b", 1))
+    }
     assert len(made) == 3
 
 
@@ -33,7 +37,9 @@ def test_the_header_counts_and_the_data_end_where_they_should() -> None:
     magic, version, tensors, pairs = struct.unpack_from("<4sIQQ", data)
     assert (magic, version) == (b"GGUF", 3)
     made = gguf.tensors(1, gguf.vocabulary())
-    assert tensors == len(made) == 3 + 9 * gguf.LAYERS and pairs == len(gguf.metadata("tiny", 2048, gguf.vocabulary()))
+    assert tensors == len(made) == 3 + 9 * gguf.LAYERS and pairs == len(
+        gguf.metadata("tiny", 2048, gguf.vocabulary())
+    )
     assert len(data) % gguf.ALIGNMENT == 0
     for tensor in made:
         count = 1

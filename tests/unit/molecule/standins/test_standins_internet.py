@@ -24,46 +24,79 @@ ALL = sorted(PROVIDERS)
 
 
 @pytest.mark.parametrize("provider", ALL)
-def test_a_plain_answer_with_usage_that_never_repeats_the_prompt(net: Net, provider: str) -> None:
+def test_a_plain_answer_with_usage_that_never_repeats_the_prompt(
+    net: Net, provider: str
+) -> None:
     reply = net.chat(provider, MARKER)
     body = reply.json()
-    assert reply.status == 200 and body["object"] == "chat.completion" and body["model"] == "m"
+    assert (
+        reply.status == 200
+        and body["object"] == "chat.completion"
+        and body["model"] == "m"
+    )
     text = body["choices"][0]["message"]["content"]
-    assert text.startswith(f"[stand-in {provider}]") and MARKER.encode() not in reply.body
+    assert (
+        text.startswith(f"[stand-in {provider}]") and MARKER.encode() not in reply.body
+    )
     usage = body["usage"]
-    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] and usage["prompt_tokens"] > 4
-    assert net.chat(provider, MARKER, temperature=2, seed=9).json()["choices"] == body["choices"]
+    assert (
+        usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+        and usage["prompt_tokens"] > 4
+    )
+    assert (
+        net.chat(provider, MARKER, temperature=2, seed=9).json()["choices"]
+        == body["choices"]
+    )
     assert net.chat(provider, "else").json()["choices"] != body["choices"]
 
 
 @pytest.mark.parametrize("provider", ALL)
 def test_a_streamed_answer_says_the_same_and_ends_well(net: Net, provider: str) -> None:
     whole = net.chat(provider, "hi").json()
-    reply = net.chat(provider, "hi", stream=True, stream_options={"include_usage": True})
+    reply = net.chat(
+        provider, "hi", stream=True, stream_options={"include_usage": True}
+    )
     assert reply.headers["content-type"].startswith("text/event-stream")
     events = reply.events()
-    assert events[-1] == "[DONE]" and events[-2]["choices"] == [] and events[-2]["usage"] == whole["usage"]
+    assert (
+        events[-1] == "[DONE]"
+        and events[-2]["choices"] == []
+        and events[-2]["usage"] == whole["usage"]
+    )
     said = "".join(e["choices"][0]["delta"].get("content", "") for e in events[:-2])
     assert said == whole["choices"][0]["message"]["content"]
     assert events[-3]["choices"][0]["finish_reason"] == "stop"
-    assert all("usage" not in e for e in net.chat(provider, "hi", stream=True).events()[:-1])
+    assert all(
+        "usage" not in e for e in net.chat(provider, "hi", stream=True).events()[:-1]
+    )
 
 
 def test_max_tokens_cuts_and_says_so(net: Net) -> None:
     body = net.chat("groq", max_tokens=3).json()
-    assert body["choices"][0]["finish_reason"] == "length" and body["usage"]["completion_tokens"] == 3
+    assert (
+        body["choices"][0]["finish_reason"] == "length"
+        and body["usage"]["completion_tokens"] == 3
+    )
 
 
 @pytest.mark.parametrize("provider", ALL)
 def test_models_keys_and_routes(net: Net, provider: str) -> None:
     base = PROVIDERS[provider].bases[0]
-    assert [m["id"] for m in net.ask(provider, "GET", f"{base}/models").json()["data"]] == list(
-        PROVIDERS[provider].models
+    assert [
+        m["id"] for m in net.ask(provider, "GET", f"{base}/models").json()["data"]
+    ] == list(PROVIDERS[provider].models)
+    assert (
+        net.ask(provider, "GET", f"{base}/models", Authorization="Bearer wrong").status
+        == 401
     )
-    assert net.ask(provider, "GET", f"{base}/models", Authorization="Bearer wrong").status == 401
     assert net.ask(provider, "GET", "/nowhere/models/x").status == 404
-    assert net.ask(provider, "POST", f"{base}/chat/completions", b"no json").status == 400
-    assert net.ask(provider, "POST", f"{base}/chat/completions", {"model": "m"}).status == 400
+    assert (
+        net.ask(provider, "POST", f"{base}/chat/completions", b"no json").status == 400
+    )
+    assert (
+        net.ask(provider, "POST", f"{base}/chat/completions", {"model": "m"}).status
+        == 400
+    )
 
 
 def test_one_connection_serves_many_requests_and_the_host_decides(net: Net) -> None:
@@ -87,9 +120,9 @@ def test_one_connection_serves_many_requests_and_the_host_decides(net: Net) -> N
     )
     assert b"deepseek-chat" in connection.getresponse().read()
     connection.close()
-    assert [r["answered"] for r in net.running.recorder.records() if r["kind"] == "request"] == ["groq"] * 3 + [
-        "deepseek"
-    ]
+    assert [
+        r["answered"] for r in net.running.recorder.records() if r["kind"] == "request"
+    ] == ["groq"] * 3 + ["deepseek"]
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------
@@ -165,8 +198,12 @@ def test_cut_ends_a_stream_after_n_pieces_and_a_plain_answer_in_the_middle(
     net.running.set_mode("openrouter", "cut=2")
     with pytest.raises(http.client.IncompleteRead) as stream:
         net.chat("openrouter", stream=True)
-    assert stream.value.partial.count(b'"content": "') == 3  # the empty one that opens, and two
-    assert b"[DONE]" not in stream.value.partial and b'"stop"' not in stream.value.partial
+    assert (
+        stream.value.partial.count(b'"content": "') == 3
+    )  # the empty one that opens, and two
+    assert (
+        b"[DONE]" not in stream.value.partial and b'"stop"' not in stream.value.partial
+    )
     with pytest.raises(http.client.IncompleteRead):
         net.chat("openrouter")
 
@@ -187,7 +224,9 @@ def test_slow_keeps_the_first_byte_back(net: Net) -> None:
         ("groq", "429=x", "not a number"),
     ],
 )
-def test_a_wrong_mode_is_refused_with_what_is_known(net: Net, provider: str, mode: str, words: str) -> None:
+def test_a_wrong_mode_is_refused_with_what_is_known(
+    net: Net, provider: str, mode: str, words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         net.running.set_mode(provider, mode)
 
@@ -200,7 +239,10 @@ def test_find_sees_each_encoding_in_a_body(net: Net, encoding: str) -> None:
     net.ask("groq", "POST", "/elsewhere", internet.ENCODINGS[encoding](MARKER))
     found = net.find(MARKER)
     assert found["count"] == 1 and found["hits"][0]["where"] == "body"
-    assert found["hits"][0]["service"] == "provider groq" and found["hits"][0]["host"] == "api.groq.com"
+    assert (
+        found["hits"][0]["service"] == "provider groq"
+        and found["hits"][0]["host"] == "api.groq.com"
+    )
     assert net.find("MARK-personal-0000000000", wait=False)["count"] == 0
 
 
@@ -208,9 +250,13 @@ def test_find_sees_headers_targets_chunks_and_codings(net: Net) -> None:
     encoded = base64.b64encode(f"user:{MARKER}".encode()).decode()
     net.ask("groq", "GET", "/x", Authorization=f"Basic {encoded}")
     net.ask("groq", "GET", f"/x?note={''.join(f'%{b:02X}' for b in MARKER.encode())}")
-    net.ask("groq", "POST", "/x", gzip.compress(MARKER.encode()), Content_Encoding="gzip")
+    net.ask(
+        "groq", "POST", "/x", gzip.compress(MARKER.encode()), Content_Encoding="gzip"
+    )
     sock = net.tls(net.address("groq"), "api.groq.com")
-    sock.sendall(b"POST /x HTTP/1.1\r\nHost: api.groq.com\r\nTransfer-Encoding: chunked\r\n\r\n")
+    sock.sendall(
+        b"POST /x HTTP/1.1\r\nHost: api.groq.com\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     for byte in MARKER.encode():
         sock.sendall(b"1\r\n%c\r\n" % byte)
     sock.sendall(b"0\r\n\r\n")
@@ -239,7 +285,9 @@ def test_the_catch_all_reads_tcp_tls_http_and_udp(net: Net) -> None:
         sock.sendall(f"HELO {MARKER}\r\n".encode())
     with net.tls(where, "unknown-host.example.net") as tls:
         tls.sendall(
-            f"PUT / HTTP/1.1\r\nHost: unknown-host.example.net\r\nContent-Length: 23\r\n\r\n{MARKER}"[:500].encode()
+            f"PUT / HTTP/1.1\r\nHost: unknown-host.example.net\r\nContent-Length: 23\r\n\r\n{MARKER}"[
+                :500
+            ].encode()
         )
         time.sleep(0.05)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
@@ -253,7 +301,10 @@ def test_the_catch_all_reads_tcp_tls_http_and_udp(net: Net) -> None:
         "stream",
         "stream",
     ]
-    assert all(hit["service"] == "catch-all" for hit in found["hits"]) and found["unreadable"] == 0
+    assert (
+        all(hit["service"] == "catch-all" for hit in found["hits"])
+        and found["unreadable"] == 0
+    )
 
 
 def test_a_client_that_does_not_trust_the_lab_is_counted_as_unreadable_and_its_sni_is_found(
@@ -261,7 +312,9 @@ def test_a_client_that_does_not_trust_the_lab_is_counted_as_unreadable_and_its_s
 ) -> None:
     where = (net.running.catch_tcp[0].host, net.running.catch_tcp[0].port)
     with pytest.raises(ssl.SSLError):
-        ssl.create_default_context().wrap_socket(socket.create_connection(where), server_hostname=f"{MARKER}.example")
+        ssl.create_default_context().wrap_socket(
+            socket.create_connection(where), server_hostname=f"{MARKER}.example"
+        )
     found = net.find(MARKER)
     assert found["count"] == 1 and found["hits"][0]["where"] == "sni"
     deadline = time.monotonic() + 5
@@ -271,9 +324,13 @@ def test_a_client_that_does_not_trust_the_lab_is_counted_as_unreadable_and_its_s
 
 
 def test_a_contact_that_says_nothing_is_recorded(net: Net) -> None:
-    socket.create_connection((net.running.catch_tcp[0].host, net.running.catch_tcp[0].port)).close()
+    socket.create_connection(
+        (net.running.catch_tcp[0].host, net.running.catch_tcp[0].port)
+    ).close()
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and not any(r["kind"] == "accept" for r in net.running.recorder.records()):
+    while time.monotonic() < deadline and not any(
+        r["kind"] == "accept" for r in net.running.recorder.records()
+    ):
         time.sleep(0.02)
     assert net.running.verbs()["stats"]({})["services"]["catch-all"]["connections"] == 1
 
@@ -293,7 +350,9 @@ def _udp(net: Net, message: bytes) -> bytes:
 
 
 def _tcp(net: Net, message: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", net.running.dns_tcp[0].port), 5.0) as sock:
+    with socket.create_connection(
+        ("127.0.0.1", net.running.dns_tcp[0].port), 5.0
+    ) as sock:
         sock.sendall(struct.pack("!H", len(message)) + message)
         return sock.recv(4096)[2:]
 
@@ -319,7 +378,12 @@ def test_dns_answers_and_writes_down_the_question(
 ) -> None:
     reply = ask(net, _query(name, kind))
     identity, flags, _, answers = struct.unpack_from("!HHHH", reply)
-    assert identity == 4711 and flags & 0x8000 and flags & 0xF == rcode and answers == (end is not None)
+    assert (
+        identity == 4711
+        and flags & 0x8000
+        and flags & 0xF == rcode
+        and answers == (end is not None)
+    )
     assert end is None or reply.endswith(end)
     asked = net.running.verbs()["dns"]({})
     assert asked["count"] == 1 and asked["questions"][0]["name"] == name
@@ -350,7 +414,11 @@ def test_dns_malformed_gets_formerr_and_is_kept(net: Net) -> None:
 def test_dns_default_can_be_an_address() -> None:
     zone = dns.Zone({}, ["192.0.2.1"])
     _, words, reply = zone.respond(_query("anything.example", 1))
-    assert words == "192.0.2.1" and reply is not None and reply.endswith(socket.inet_aton("192.0.2.1"))
+    assert (
+        words == "192.0.2.1"
+        and reply is not None
+        and reply.endswith(socket.inet_aton("192.0.2.1"))
+    )
 
 
 # -- the whole --------------------------------------------------------------------------------------------------------
@@ -364,7 +432,9 @@ def test_the_self_test_is_green_and_turns_red_with_a_dead_listener(net: Net) -> 
     assert len(result["checks"]) > 20
     net.running.catch_udp[0].shut()
     result = net.running.selftest()
-    assert not result["ok"] and [c["check"] for c in result["checks"] if not c["ok"]] == ["catch-all udp 127.0.0.1"]
+    assert not result["ok"] and [
+        c["check"] for c in result["checks"] if not c["ok"]
+    ] == ["catch-all udp 127.0.0.1"]
 
 
 def test_the_ca_is_made_once_and_extended_when_asked(tmp_path: Path) -> None:
@@ -379,7 +449,10 @@ def test_the_ca_is_made_once_and_extended_when_asked(tmp_path: Path) -> None:
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert make_ca.ensure(folder, ["a.example"]) == []
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    assert all((folder / key).stat().st_mode & 0o777 == 0o600 for key in ("ca.key", "server.key"))
+    assert all(
+        (folder / key).stat().st_mode & 0o777 == 0o600
+        for key in ("ca.key", "server.key")
+    )
     assert make_ca.ensure(folder, ["a.example", "b.example"]) == [
         "server.pem",
         "server.names",
@@ -394,10 +467,20 @@ def test_rules_leave_the_providers_port_alone_and_take_everything_else() -> None
     options, form = internet.parse_options([*argv, "nft"])
     assert form == "nft"
     nft = internet.redirect_rules(options, "nft")
-    assert "ip daddr { 198.51.100.12 } tcp dport 443 accept" in nft and "ip6 daddr { 2001:db8::12 }" in nft
-    assert nft.index("accept;") < nft.index("th dport 53 redirect to :53") < nft.index("redirect to :9999")
+    assert (
+        "ip daddr { 198.51.100.12 } tcp dport 443 accept" in nft
+        and "ip6 daddr { 2001:db8::12 }" in nft
+    )
+    assert (
+        nft.index("accept;")
+        < nft.index("th dport 53 redirect to :53")
+        < nft.index("redirect to :9999")
+    )
     shell = internet.redirect_rules(options, "iptables")
-    assert "iptables -w -t nat -A STANDINS -d 198.51.100.12 -p tcp --dport 443 -j ACCEPT" in shell
+    assert (
+        "iptables -w -t nat -A STANDINS -d 198.51.100.12 -p tcp --dport 443 -j ACCEPT"
+        in shell
+    )
     assert shell.count("REDIRECT --to-ports 9999") == 4
 
 
@@ -419,6 +502,13 @@ def test_bad_options_are_refused(argv: list[str]) -> None:
 def test_the_records_file_holds_bytes_and_text(net: Net) -> None:
     net.chat("groq", MARKER)
     net.find(MARKER)
-    lines = [json.loads(line) for line in (net.running.options.state / "records.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (net.running.options.state / "records.jsonl")
+        .read_text()
+        .splitlines()
+    ]
     data = next(line for line in lines if line["kind"] == "data")
-    assert base64.b64decode(data["raw"]).decode() == data["text"] and MARKER in json.dumps(lines)
+    assert base64.b64decode(data["raw"]).decode() == data[
+        "text"
+    ] and MARKER in json.dumps(lines)

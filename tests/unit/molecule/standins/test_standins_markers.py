@@ -16,7 +16,9 @@ MARKER = "MARK-private-3f9c0a51d2"
 
 @pytest.mark.parametrize("name", sorted(ENCODINGS))
 def test_every_encoding_of_the_self_test_is_seen(name: str) -> None:
-    blob = b'{"content": "some words before ' + ENCODINGS[name](MARKER) + b' and after"}'
+    blob = (
+        b'{"content": "some words before ' + ENCODINGS[name](MARKER) + b' and after"}'
+    )
     if name == "utf-16":
         blob = ENCODINGS[name](f'{{"content": "{MARKER}"}}')
     assert markers.find_encoding(blob, MARKER) is not None
@@ -27,7 +29,10 @@ def test_every_encoding_of_the_self_test_is_seen(name: str) -> None:
 def test_base64_at_any_alignment_and_glued_to_other_text(before: int) -> None:
     encoded = base64.b64encode(b"x" * before + MARKER.encode() + b"tail")
     assert markers.find_encoding(b"/path/" + encoded, MARKER) == "base64"
-    assert markers.find_encoding(b"data:text/plain;base64," + encoded.rstrip(b"="), MARKER) == "base64"
+    assert (
+        markers.find_encoding(b"data:text/plain;base64," + encoded.rstrip(b"="), MARKER)
+        == "base64"
+    )
 
 
 @pytest.mark.parametrize("before", range(8))
@@ -43,15 +48,29 @@ def test_wrapped_url_safe_and_nested() -> None:
     assert markers.find_encoding(base64.urlsafe_b64encode(long), MARKER) == "base64"
     twice = base64.b64encode(base64.b64encode(MARKER.encode()))
     assert markers.find_encoding(twice, MARKER) == "base64>base64"
-    deep = json.dumps(urllib.parse.quote(base64.b64encode(gzip.compress(MARKER.encode())).decode(), safe="")).encode()
+    deep = json.dumps(
+        urllib.parse.quote(
+            base64.b64encode(gzip.compress(MARKER.encode())).decode(), safe=""
+        )
+    ).encode()
     assert markers.find_encoding(deep, MARKER) is not None
-    escaped = json.dumps({"a": json.dumps({"b": "".join(f"\\u{ord(c):04x}" for c in MARKER)})}).encode()
+    escaped = json.dumps(
+        {"a": json.dumps({"b": "".join(f"\\u{ord(c):04x}" for c in MARKER)})}
+    ).encode()
     assert markers.find_encoding(escaped, MARKER) is not None
 
 
 def test_compressed_pieces_inside_other_bytes() -> None:
-    assert markers.find_encoding(b"head " + zlib.compress(MARKER.encode()), MARKER) == "zlib"
-    assert markers.find_encoding(b"head " + gzip.compress(MARKER.encode() * 50)[:-6], MARKER) == "gzip"
+    assert (
+        markers.find_encoding(b"head " + zlib.compress(MARKER.encode()), MARKER)
+        == "zlib"
+    )
+    assert (
+        markers.find_encoding(
+            b"head " + gzip.compress(MARKER.encode() * 50)[:-6], MARKER
+        )
+        == "gzip"
+    )
 
 
 def test_case_is_ignored_and_empty_is_refused() -> None:

@@ -26,16 +26,25 @@ class FakeClient:
         self.given = given
         self.models = Box(list=lambda: [Box(id="private")])
         self.chat = Box(
-            completions=Box(with_raw_response=Box(create=self._refuse), create=self._stream),
+            completions=Box(
+                with_raw_response=Box(create=self._refuse), create=self._stream
+            ),
         )
 
     def _refuse(self, **_: Any) -> None:
         raise Refused("nothing local can answer")
 
     def _stream(self, **request: Any) -> list[Any]:
-        assert request["stream"] and request["stream_options"] == {"include_usage": True}
-        words = [Box(usage=None, choices=[Box(finish_reason=None, delta=Box(content=w))]) for w in ("", "a", " b")]
-        end = Box(usage=None, choices=[Box(finish_reason="stop", delta=Box(content=None))])
+        assert request["stream"] and request["stream_options"] == {
+            "include_usage": True
+        }
+        words = [
+            Box(usage=None, choices=[Box(finish_reason=None, delta=Box(content=w))])
+            for w in ("", "a", " b")
+        ]
+        end = Box(
+            usage=None, choices=[Box(finish_reason="stop", delta=Box(content=None))]
+        )
         return [
             *words,
             end,
@@ -43,7 +52,9 @@ class FakeClient:
         ]
 
 
-def test_the_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://192.0.2.1:4001/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     assert openai_client.main(["--model", "private"], FakeClient) == 1

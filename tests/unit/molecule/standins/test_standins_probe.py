@@ -31,7 +31,11 @@ def _closed_port(kind: int) -> int:
 
 
 def _one(**target: Any) -> probe.Result:
-    (result,) = probe.probe(probe.read_targets(json.dumps([{"address": "127.0.0.1", "timeout": 0.5, **target}])))
+    (result,) = probe.probe(
+        probe.read_targets(
+            json.dumps([{"address": "127.0.0.1", "timeout": 0.5, **target}])
+        )
+    )
     return result
 
 
@@ -47,7 +51,9 @@ def test_tcp_open_and_refused(host: echo.Echo) -> None:
 def test_tcp_timeout() -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        server.listen(0)  # one connection may wait; the packets of the next ones are dropped
+        server.listen(
+            0
+        )  # one connection may wait; the packets of the next ones are dropped
         fillers = [socket.socket() for _ in range(4)]
         for sock in fillers:
             sock.setblocking(False)
@@ -86,7 +92,10 @@ def test_dns_outcomes(net: Net) -> None:
         _one(proto="dns", address="", query="localhost").outcome,
     ]
     assert outcomes == ["resolved", "nxdomain", "nodata", "refused", "resolved"]
-    assert probe.dns_outcome(struct.pack("!HHHHHH", 1, 0x8002, 0, 0, 0, 0))[0] == "servfail"
+    assert (
+        probe.dns_outcome(struct.pack("!HHHHHH", 1, 0x8002, 0, 0, 0, 0))[0]
+        == "servfail"
+    )
 
 
 def test_icmp_runs_or_says_why_not() -> None:
@@ -114,7 +123,10 @@ def test_a_scan_keeps_the_order_and_reports_only_the_unexpected(
     host: echo.Echo,
 ) -> None:
     open_port = host.tcp[0].port
-    ports = sorted({open_port, *(_closed_port(socket.SOCK_STREAM) for _ in range(20))} | set(range(2, 900)))
+    ports = sorted(
+        {open_port, *(_closed_port(socket.SOCK_STREAM) for _ in range(20))}
+        | set(range(2, 900))
+    )
     target = {
         "name": "scan",
         "address": "127.0.0.1",
@@ -125,8 +137,12 @@ def test_a_scan_keeps_the_order_and_reports_only_the_unexpected(
     results = probe.probe(probe.read_targets(json.dumps([target])))
     assert [r.target.port for r in results] == ports
     said = probe.report(results)
-    assert not said["ok"] and f"scan:{open_port}" in [r["name"] for r in said["results"]]
-    assert sum(said["summary"].values()) == len(ports) and said["summary"]["refused"] > 800
+    assert not said["ok"] and f"scan:{open_port}" in [
+        r["name"] for r in said["results"]
+    ]
+    assert (
+        sum(said["summary"].values()) == len(ports) and said["summary"]["refused"] > 800
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +163,9 @@ def test_bad_targets_are_refused(text: str, words: str) -> None:
 
 
 def test_ports_forms() -> None:
-    (first, *_, last) = probe.read_targets('[{"address": "127.0.0.1", "ports": "20-22, 80"}]')
+    (first, *_, last) = probe.read_targets(
+        '[{"address": "127.0.0.1", "ports": "20-22, 80"}]'
+    )
     assert (first.port, last.port, last.name) == (20, 80, "tcp 127.0.0.1:80")
 
 
@@ -155,7 +173,9 @@ def test_ports_forms() -> None:
 def test_the_single_file_runs_anywhere(way: str, tmp_path: Path) -> None:
     source = Path(probe.__file__)
     port = _closed_port(socket.SOCK_STREAM)
-    targets = json.dumps([{"name": "door", "address": "127.0.0.1", "port": port, "expect": "refused"}])
+    targets = json.dumps(
+        [{"name": "door", "address": "127.0.0.1", "port": port, "expect": "refused"}]
+    )
     (tmp_path / "targets.json").write_text(targets)
     command, env, given = {
         "argument": (["-", targets], {}, source.read_text()),
@@ -173,7 +193,11 @@ def test_the_single_file_runs_anywhere(way: str, tmp_path: Path) -> None:
         check=False,
     )
     said = json.loads(done.stdout)
-    assert done.returncode == 0 and said["ok"] and said["results"][0]["outcome"] == "refused"
+    assert (
+        done.returncode == 0
+        and said["ok"]
+        and said["results"][0]["outcome"] == "refused"
+    )
 
 
 def test_bad_input_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,9 @@ ENVIRONMENT = {
 def program(*words: str, **more: str) -> Iterator[dict[str, Any]]:
     """Run a program of the package; yields what its ready line says, then wants it to end well."""
     command = [sys.executable, "-m", *words]
-    with subprocess.Popen(command, env={**ENVIRONMENT, **more}, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env={**ENVIRONMENT, **more}, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             line = process.stdout.readline()
@@ -70,7 +72,11 @@ def test_internet_and_its_ctl(certs: Path, tmp_path: Path) -> None:
         "0",
     ]
     argv += ["--dns", "127.0.0.1:0", "--control", "127.0.0.1:0"]
-    argv += [word for at, name in enumerate(PROVIDERS) for word in ("--provider", f"{name}=127.0.0.{21 + at}")]
+    argv += [
+        word
+        for at, name in enumerate(PROVIDERS)
+        for word in ("--provider", f"{name}=127.0.0.{21 + at}")
+    ]
     with program("standins.internet", *argv) as ready:
         ctl = ("standins.ctl", "--control", ready["control"])
         assert run(*ctl, "wait", "5") == (0, {"ready": True})
@@ -85,7 +91,9 @@ def test_internet_and_its_ctl(certs: Path, tmp_path: Path) -> None:
         assert code == 1 and "unknown fault" in answer["error"]
         code, answer = run(*ctl, "selftest")
         assert code == 0 and answer["ok"]
-        with socket.create_connection(("127.0.0.1", _port(ready["catch_all"][0]))) as sock:
+        with socket.create_connection(
+            ("127.0.0.1", _port(ready["catch_all"][0]))
+        ) as sock:
             sock.sendall(MARKER.encode() + b"\n")
         for _ in range(50):
             code, found = run(*ctl, "find", MARKER)
@@ -120,7 +128,9 @@ def test_engine_and_its_ctl_without_a_place_to_write() -> None:
         own = {"STANDIN_CONTROL": ready["control"]}
         assert ready["names"] == ["nemotron"]
         assert run("standins.engine", "ctl", "fault", **own)[1] == {"fault": "500"}
-        assert run("standins.engine", "ctl", "slow-first-token=9", **own)[1] == {"fault": "slow-first-token=9"}
+        assert run("standins.engine", "ctl", "slow-first-token=9", **own)[1] == {
+            "fault": "slow-first-token=9"
+        }
         assert run("standins.engine", "ctl", "ok", **own) == (0, {"fault": "ok"})
         with socket.create_connection(("127.0.0.1", _port(ready["listen"]))) as sock:
             sock.sendall(f"GET /{MARKER} HTTP/1.1\r\n\r\n".encode())

@@ -33,7 +33,9 @@ def test_a_marker_cut_in_two_by_the_network_is_found_once() -> None:
 def test_records_survive_a_restart_and_a_cut_last_line(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "records.jsonl"
     first = Recorder(path)
-    first.add("datagram", service="catch-all", src="a:1", dst="b:2", raw=MARKER.encode())
+    first.add(
+        "datagram", service="catch-all", src="a:1", dst="b:2", raw=MARKER.encode()
+    )
     with path.open("a") as file:
         file.write('{"ts": 1, "kind"')
     second = Recorder(path)
@@ -46,7 +48,9 @@ def test_records_survive_a_restart_and_a_cut_last_line(tmp_path: Path) -> None:
 def test_a_file_cut_within_a_line_takes_new_records(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text('{"ts": 1, "kind"')
-    Recorder(path).add("datagram", service="x", src="a:1", dst="b:2", raw=MARKER.encode())
+    Recorder(path).add(
+        "datagram", service="x", src="a:1", dst="b:2", raw=MARKER.encode()
+    )
     assert records.find(Recorder(path).records(), MARKER)["count"] == 1
 
 
@@ -75,8 +79,12 @@ def test_since_leaves_out_what_was_before() -> None:
 )
 def test_dns_names_with_and_without_dots(name: str) -> None:
     recorder = Recorder()
-    recorder.add("question", service="dns", src="a:1", name=name, type="A", answer="NXDOMAIN")
-    assert records.find(recorder.records(), MARKER)["count"] == (0 if name.startswith("nv") else 1)
+    recorder.add(
+        "question", service="dns", src="a:1", name=name, type="A", answer="NXDOMAIN"
+    )
+    assert records.find(recorder.records(), MARKER)["count"] == (
+        0 if name.startswith("nv") else 1
+    )
 
 
 def test_a_marker_in_sni_and_header_names_its_place() -> None:
@@ -121,7 +129,9 @@ def test_what_cannot_be_read_is_counted() -> None:
     )
     recorder.add("data", conn=4, raw=b"\xff\xfe\xfd\x00 unknown protocol")
     recorder.add("data", conn=5, raw="words, grüße".encode()[:-2])
-    recorder.add("datagram", service="catch-all", src="a:1", dst="b:123", raw=b"\x23" + bytes(47))
+    recorder.add(
+        "datagram", service="catch-all", src="a:1", dst="b:123", raw=b"\x23" + bytes(47)
+    )
     found = records.find(recorder.records(), MARKER)
     assert found["count"] == 0 and found["unreadable"] == 4
     assert {item["why"].split()[0] for item in found["opaque"]} == {

@@ -17,7 +17,8 @@ FILTERS = {
     "check": "sovereign_policy | mushishi.sovereign.policy_check",
     "sovereign": "sovereign_policy | mushishi.sovereign.litellm_config('sovereign')",
     "hybrid": "sovereign_policy | mushishi.sovereign.litellm_config('hybrid')",
-    "bounded": "sovereign_policy | mushishi.sovereign.litellm_config('hybrid', max_answer_tokens=512)",
+    "bounded": "sovereign_policy"
+    " | mushishi.sovereign.litellm_config('hybrid', max_answer_tokens=512)",
     "admission": "sovereign_policy | mushishi.sovereign.admission_rules",
     "ingress": "sovereign_policy | mushishi.sovereign.ingress_routes('hybrid')",
     "door": "sovereign_policy | mushishi.sovereign.door_routes",

@@ -17,6 +17,7 @@ BEN = replace(ANNA, pid=4712, user="ben")
 ELSEWHERE = replace(ANNA, controller="desk", machine="m2", kernel="boot-9 pid:[4026531836]")
 
 
+
 def asked(run: Any, tmp_path: Path, owner: _lock.Owner, check: bool = False, **more: Any) -> dict[str, Any]:
     """One call of the module."""
     options = {"path": str(tmp_path / "run/lock"), "owner": vars(owner), **more}

@@ -108,7 +108,6 @@ def test_what_was_undone_fails_in_words(run: Run, core: Core, error: Exception) 
 
 def test_the_modules_ask_what_the_role_gives(checkout: Path) -> None:
     """Control of the thin layer: no option is forgotten between the task and the module."""
-
     def options(path: str, module: str) -> Sequence[str]:
         tasks = yaml.safe_load((checkout / "roles/firewall/tasks" / path).read_text())
         (found,) = [task[module] for task in tasks if module in task and "doors" in task[module]]

@@ -260,7 +260,7 @@ def test_a_tailnet_without_an_address_is_refused(machine: Machine) -> None:
 def test_where_ssh_comes_from(machine: Machine, client: str, port: int, words: str) -> None:
     """As sshd leaves it in the environment of a login; sudo has taken it from the module's own."""
     asked = {"state": "present", "doors": [SSH], "inside": INSIDE, "seconds": 60, "over_ssh": True, "accepted": False}
-    login = f'env -u SSH_CONNECTION {sys.executable} -c "$0" "$@"; true'
+    login = f"env -u SSH_CONNECTION {sys.executable} -c \"$0\" \"$@\"; true"
     out = machine.place.run(
         *("env", f"SSH_CONNECTION={client} 50000 100.64.0.1 {port}", "sh", "-c", login),
         *(DRIVER, str(machine.collections)),

@@ -82,7 +82,10 @@ class Play:
             "ANSIBLE_ASYNC_DIR": str(self.folder / "jobs"),
             "ANSIBLE_NOCOLOR": "1",
         }
-        argv = ["ansible-playbook", "-i", str(self.folder / "hosts.json"), *options, str(self.folder / "play.json")]
+        # Nothing is brought here, whatever room there is.
+        roomy = json.dumps({"__vllm_disk": [], "__gpu_tenants_disk": []})
+        argv = ["ansible-playbook", "-i", str(self.folder / "hosts.json"), "--extra-vars", roomy, *options]
+        argv.append(str(self.folder / "play.json"))
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
         self.said = done.stdout + done.stderr
         assert (done.returncode == 0) is out.exists(), self.said
@@ -116,7 +119,37 @@ def test_what_vllm_brings_becomes_a_registry(play: Play) -> None:
         "vllm-coding": "coding",
     }
     assert registry.modes["coding"].cpu_floors == ("cpu-coder",)
-    assert [each.vram_mib for each in registry.tenants.values()] == [26737, 30976, 29346], "the share that must be free"
+    assert [each.vram_mib for each in registry.tenants.values()] == [26085, 30976, 29346], "the share that must be free"
+
+
+TENANTS = ["comfyui", "tts", "audio-worker", "musetalk", "latentsync", "hallo2", "music"]
+
+
+def test_the_other_tenants_come_in_beside_it(play: Play) -> None:
+    """All of the collection's modes fit a card of 32 GB together with what stands beside them, by the sum."""
+    images = {
+        name: {"image": f"registry.example.org/{name}@sha256:" + "b" * 64} for name in (*TENANTS, "audio", "redis")
+    }
+    include = {"ansible.builtin.import_role": {"name": "mushishi.sovereign.gpu_tenants", "tasks_from": "preflight"}}
+    given = {
+        "vllm_mode": "off",
+        "vllm_image": IMAGE,
+        "gpu_modes_card_mib": 32607,
+        "gpu_tenants_enabled": TENANTS,
+        "gpu_tenants_images": {k: v for k, v in images.items() if k != "audio-worker"},
+        "gpu_tenants_gpu_devices": [],
+    }
+    found = play([PREFLIGHTS[0], include, PREFLIGHTS[1]], **given)
+    assert found is not None, play.said
+    registry = Registry.from_document(found["document"])
+    wanted = {"agent", "forensic", "coding", "creative", "audio-light", "audio-full", "lipsync-hallo2", "music", "off"}
+    assert set(registry.modes) == wanted
+    assert [each.name for each in registry.modes["agent"].tenants] == ["vllm-agent", "tts", "audio-worker"]
+    assert [each.name for each in registry.modes["forensic"].tenants] == ["vllm-forensic"], "it serves client alone"
+    # Without vLLM's image there is no mode that needs it.
+    found = play([PREFLIGHTS[0], include, PREFLIGHTS[1]], **{**given, "vllm_image": ""})
+    assert found is not None, play.said
+    assert set(found["document"]["modes"]) == wanted - {"agent", "forensic", "coding", "off"}
 
 
 def test_without_an_image_there_is_no_mode(play: Play) -> None:
@@ -190,11 +223,11 @@ def there(tmp_path: Path) -> list[str]:
 
 
 def test_a_switch_is_watched_and_its_end_told(play: Play, there: list[str]) -> None:
-    given = {"gpu_modes_python": sys.executable, "gpu_modes_on_busy": "wait", "gpu_modes_drain_timeout": 7}
+    given = {"gpu_modes_python": sys.executable, "gpu_modes_on_busy": "force", "gpu_modes_drain_timeout": 7}
     found = play(SWITCH, *there, gpu_modes_active="other", **given)
     assert found is not None, play.said
     assert (found["switched"]["outcome"], found["switched"]["changed"]) == ("done", True)
-    options = {"mode": "other", "on_busy": "wait", "drain_timeout": 7, "rollback": True, "lock_wait": 1800}
+    options = {"mode": "other", "on_busy": "force", "drain_timeout": 7, "rollback": True, "lock_wait": 1800}
     assert found["switched"]["given"] == options
     assert "s, ended)" in play.said and not list((play.folder / "jobs").glob("*")), "the job is forgotten"
     found = play(SWITCH, *there, gpu_modes_active="same", gpu_modes_python=sys.executable)

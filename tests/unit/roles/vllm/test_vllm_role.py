@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,97 @@ def test_off_needs_no_quotes(given: Any, mode: str) -> None:
 
 def test_docker_may_restart_it_when_asked() -> None:
     assert engine("agent", vllm_restart=True)["restart"] == "unless-stopped"
+
+
+# --- the image with audio, and models by manifest
+
+RECIPE = (ROLE / "files/audio/Dockerfile").read_text()
+LOCK = (ROLE / "files/audio/requirements.txt").read_text()
+AUDIO = {"vllm_audio": True, "__vllm_audio_recipe": RECIPE, "__vllm_audio_lock": LOCK}
+
+
+def test_the_image_with_audio_is_called_by_what_it_is_built_from() -> None:
+    name = engine("agent", **AUDIO)["image"]
+    assert re.fullmatch(r"mushishi/vllm-audio:[0-9a-f]{12}", name)
+    assert name == engine("agent", **AUDIO)["image"]
+    others = (
+        {"vllm_image": IMAGE.replace("a", "b", 1).replace("a" * 64, "c" * 64)},
+        {"vllm_image": "", "vllm_image_archive": "/srv/engine.tar", "vllm_image_id": "sha256:" + "b" * 64},
+        {"__vllm_audio_recipe": RECIPE + "RUN true\n"},
+        {"__vllm_audio_lock": LOCK + "\n"},
+    )
+    assert len({name, *(engine("agent", **AUDIO | other)["image"] for other in others)}) == 5
+
+
+def test_without_audio_nothing_is_built() -> None:
+    look = {"commands": {"base": {"rc": 0, "stdout": "sha256:1"}, "image": {"rc": 1, "stdout": ""}}}
+    assert value("__vllm_have_image", __vllm_look=look) is True
+    assert value("__vllm_missing_images", __vllm_look=look) == []
+
+
+def test_an_image_counts_when_it_was_built_from_this() -> None:
+    inputs = value("__vllm_audio_inputs", **AUDIO)
+    for said, have in ((inputs + "\n", True), ("", False), ("0" * 64, False)):
+        look = {"commands": {"base": {"rc": 0, "stdout": "x"}, "image": {"rc": 0, "stdout": said}}}
+        assert value("__vllm_have_image", __vllm_look=look, **AUDIO) is have
+
+
+def test_a_missing_base_is_brought_by_its_pin() -> None:
+    look = {"commands": {"base": {"rc": 1, "stdout": ""}, "image": {"rc": 1, "stdout": ""}}}
+    assert value("__vllm_missing_images", __vllm_look=look) == [{"name": IMAGE}]
+    archive = {"vllm_image": "", "vllm_image_archive": "/srv/e.tar", "vllm_image_id": "sha256:" + "b" * 64}
+    assert value("__vllm_missing_images", __vllm_look=look, **archive) == [
+        {"name": "mushishi/vllm:" + "b" * 12, "archive": "/srv/e.tar", "id": "sha256:" + "b" * 64}
+    ]
+    look["commands"]["base"] = {"rc": 0, "stdout": "sha256:" + "c" * 64}
+    assert value("__vllm_have_base", __vllm_look=look, **archive) is False, "another image under that name"
+
+
+def test_the_build_takes_from_its_folder_alone() -> None:
+    lines = RECIPE.replace("\\\n", "").splitlines()
+    (install,) = [line for line in lines if line.startswith("RUN python3 -m pip install ")]
+    for word in ("--no-index", "--find-links", "--require-hashes", "--no-deps"):
+        assert word in install
+    assert "FROM ${BASE}" in RECIPE and "http" not in RECIPE and "apt-get" not in RECIPE
+
+
+def test_every_package_of_the_lock_has_its_hash_and_is_tried() -> None:
+    names = re.findall(r"^([a-z0-9-]+)==", LOCK, re.MULTILINE)
+    assert names == ["av", "scipy", "soundfile", "soxr"]
+    assert all(f"import {name}" in RECIPE or f", {name}" in RECIPE for name in names)
+    assert all("--hash=sha256:" in part for part in re.split(r"^[a-z0-9-]+==", LOCK, flags=re.MULTILINE)[1:])
+
+
+def test_the_downloader_is_the_one_of_llama_cpp() -> None:
+    here = re.findall(r"pip==[\s\S]*?(?=\n\s*#|\Z)", (ROLE / "files/audio/pip.txt").read_text())
+    there = (ROLE.parent / "llama_cpp/files/fetch.txt").read_text()
+    assert here and here[0].strip() in there
+
+
+def test_what_is_built_is_not_in_the_lab_s_depot() -> None:
+    """Its wheels are for the image's Python, not for the machine's."""
+    assert not list((ROLE / "files").glob("*.txt"))
+
+
+PREFLIGHT = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("given", "fine"),
+    [
+        ([], True),
+        (["--seed=1"], True),
+        (["--moe-backend=triton"], False),
+        (["--moe-backend", "triton"], False),
+        (["--enable-sleep-mode"], False),
+        (["--api-key=x"], False),
+    ],
+)
+def test_no_moe_backend_is_forced(given: list[str], fine: bool) -> None:
+    (task,) = [task for task in PREFLIGHT if task["name"] == "Nobody decides about kernels in vLLM's place"]
+    expression = task["ansible.builtin.assert"]["that"]
+    assert templar(given=given).template(trust_as_template("{{ " + expression + " }}")) is fine
+    both = task["vars"]["given"].strip("{} ")
+    item = {"key": "agent", "value": {"extra_args": given}}
+    judged = templar(item=item, vllm_extra_args=["--x"]).template(trust_as_template("{{ " + both + " }}"))
+    assert judged == ["--x", *given]

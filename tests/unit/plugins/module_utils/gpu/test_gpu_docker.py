@@ -174,6 +174,19 @@ def test_the_sdk_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         docker_tenants.connect()
 
 
+def test_whence_a_tenant_is_asked(world: DockerTenants, docker: Docker, tenant: Tenant) -> None:
+    docker.has("one", Pid=41)
+    docker.has("two", Pid=42)
+    docker.has("somebody-else", Pid=43)
+    for each, address in zip(docker.listed, ("10.88.0.22", "10.88.0.23", "10.88.0.24"), strict=True):
+        each.attrs["NetworkSettings"] = {"Networks": {"sovereign": {"IPAddress": address}}}
+    assert world.namespace_of(tenant, "10.88.0.22") == "/proc/41/ns/net"
+    assert world.namespace_of(tenant, "10.88.0.23") == "/proc/42/ns/net"
+    assert world.namespace_of(tenant, "10.88.0.24") is None, "somebody else's"
+    docker.listed[0].attrs["State"]["Pid"] = 0
+    assert world.namespace_of(tenant, "10.88.0.22") is None, "it does not run"
+
+
 class ImageNotFound(Exception):
     """As the SDK calls it."""
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -339,3 +342,25 @@ def test_the_lock_cannot_be_had(here: Here) -> None:
 def test_a_program_to_its_end() -> None:
     assert machine._run(["sh", "-c", "echo out; echo err >&2; exit 3"]) == (3, "out\n", "err\n")
     assert machine._run(["/nonexistent/x"])[0] == 127
+
+
+def test_a_program_of_ours_ends_with_us(tmp_path: Path) -> None:
+    """A switch that is killed leaves no compose at work that the next one would meet."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]);"
+        "from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import machine;"
+        "machine._run(['sh', '-c', 'echo $$ > ' + sys.argv[2] + '; exec sleep 60'])"
+    )
+    root = next(path for path in sys.path if path and (Path(path) / "ansible_collections/mushishi").is_dir())
+    us = subprocess.Popen([sys.executable, "-c", code, root, str(tmp_path / "pid")])
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+        assert time.monotonic() < deadline and us.poll() is None
+        time.sleep(0.05)
+    pid = int((tmp_path / "pid").read_text())
+    assert Path(f"/proc/{pid}").exists(), "control: it is at work"
+    us.kill()
+    us.wait()
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

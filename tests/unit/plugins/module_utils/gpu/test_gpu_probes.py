@@ -185,3 +185,29 @@ def test_a_probe_of_another_version_is_refused() -> None:
         probes.known(replace(tenant(), ready={"kind": "health"}))
     with pytest.raises(SovereignError, match="'moon' is not known"):
         probes.known(tenant(busy=({"kind": "moon"},)))
+
+
+def test_who_is_no_engine_of_the_policy_is_asked_from_inside_itself() -> None:
+    """An engine from the plane, whoever its callers are; all others where their address is."""
+    seen: list[tuple[str, str]] = []
+    answers: dict[str, str | None] = {"here": ""}
+
+    def inside(asked: Tenant, address: str) -> str | None:
+        seen.append((asked.name, address))
+        return answers["here"]
+
+    with answering(
+        {"/status": (200, '{"ok": 1}'), "/queue": (200, '{"queue_running": [1], "queue_pending": []}')}
+    ) as url:
+        probe = {"kind": "answer", "url": f"{url}/status", "key": "ok"}
+        other = tenant(ready=probe, busy=({"kind": "comfyui", "url": f"{url}/queue"},))
+        asker = probes.Probes("/run/netns/none", inside=inside)
+        assert asker.ready(other) == "" and asker.busy(other, HERE) == ["1 prompts running"]
+        assert seen == [("engine", "127.0.0.1")] * 2
+        for where, why in ((None, "none of its containers has that address"), ("/proc/0/ns/net", "cannot")):
+            answers["here"] = where
+            assert why in asker.ready(other)
+            assert why in asker.busy(other, HERE)[0]
+            assert asker.busy(other, []) == [], "who is not on the card is not at work"
+        with pytest.raises(SovereignError, match="/run/netns/none"):
+            asker.ready(replace(other, engine="agent"))
