@@ -194,7 +194,7 @@ def serving(
     log = folder / "server.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            ["nice", "-n", "10", str(python.parent / "vllm"), "serve", *words],
+            [str(python.parent / "vllm"), "serve", *words],
             env=environment(variables, folder / "cache"),
             cwd=folder,
             stdin=subprocess.DEVNULL,
