@@ -12,7 +12,6 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.journal imp
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Result, Step, expected_seconds
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Registry
 
-
 #: Where the role gpu_modes writes it; the core says the same, and takes Docker's library with it.
 REGISTRY = Path("/etc/mushishi/gpu/registry.json")
 

@@ -30,7 +30,7 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.door import
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.journal import Journal, Places
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.machine import Machine
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.nvml import Facts
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Registry
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Registry, Tenant
 from gpu_world import MODES, Played, raw_registry
 from sovereignctl.card import Look
 from sovereignctl.cli import Outside, main
@@ -49,6 +49,8 @@ class World(Played):
     hold_from: float = 0.0
     reached: threading.Event = field(default_factory=threading.Event)
     go: threading.Event = field(default_factory=threading.Event)
+    #: Tenants that take longer than others until they answer, in seconds.
+    slow: dict[str, float] = field(default_factory=dict)
     #: Seconds of a real clock for each of the played one.
     pace: float = 0.0
 
@@ -61,6 +63,13 @@ class World(Played):
         if what == self.hold and self.clock >= self.hold_from:
             self.reached.set()
             assert self.go.wait(30), f"nobody let {what} go"
+
+    def ready(self, tenant: Tenant) -> str:
+        there = self.up.get(tenant.name)
+        if there and self.clock - there.since < self.slow.get(tenant.name, 0.0):
+            self._call("ready")
+            return "it loads"
+        return super().ready(tenant)
 
     def sleep(self, seconds: float) -> None:
         super().sleep(seconds)
@@ -168,6 +177,7 @@ def program(folder: Path, words: Sequence[str]) -> int:
     desk = Desk(folder, journal.good() or "off")
     desk.world.pace = told.get("pace", 0.0)
     desk.world.start_seconds = told.get("start_seconds", 1.0)
+    desk.world.slow = told.get("slow", {})
     desk.world.hang, desk.world.die = set(told.get("hang", [])), set(told.get("die", []))
     desk.world.at_work = {name: desk.world.clock + seconds for name, seconds in told.get("at_work", {}).items()}
     outside = desk.outside(out=sys.stdout, err=sys.stderr, stdin=sys.stdin)

@@ -251,7 +251,7 @@ def start(folder: Path, collections_root: Path, *words: str, **world: Any) -> su
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_calls_it_off(tmp_path: Path, collections_root: Path, number: signal.Signals) -> None:
-    process = start(tmp_path, collections_root, "forensic", start_seconds=40)
+    process = start(tmp_path, collections_root, "forensic", slow={"vllm-forensic": 90})
     assert process.stderr is not None
     for line in process.stderr:
         if "waiting for an answer" in line:
@@ -264,7 +264,7 @@ def test_a_signal_calls_it_off(tmp_path: Path, collections_root: Path, number: s
 
 
 def test_a_line_that_breaks_off_ends_no_switch(tmp_path: Path, collections_root: Path) -> None:
-    process = start(tmp_path, collections_root, "forensic", start_seconds=10)
+    process = start(tmp_path, collections_root, "forensic", slow={"vllm-forensic": 10})
     assert process.stderr is not None
     for line in process.stderr:
         if "waiting for an answer" in line:
@@ -287,7 +287,7 @@ def test_steps_for_a_program(tmp_path: Path, collections_root: Path) -> None:
 
 
 def test_closing_its_standard_input_calls_it_off(tmp_path: Path, collections_root: Path) -> None:
-    process = start(tmp_path, collections_root, "forensic", "--steps", start_seconds=40)
+    process = start(tmp_path, collections_root, "forensic", "--steps", slow={"vllm-forensic": 90})
     assert process.stdout is not None and process.stdin is not None
     for line in process.stdout:
         if json.loads(line)["phase"] == "answers":
