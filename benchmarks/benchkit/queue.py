@@ -84,6 +84,7 @@ class Machine:
             **os.environ,
             "PYTHONPATH": f"{ROOT / 'roles/admission/files'}:{ROOT / 'molecule'}",
             "CREDENTIALS_DIRECTORY": str(folder / "credentials"),
+            "STANDIN_CONTROL": f"127.0.0.1:{self.control}",
         }
 
     def begin(self, name: str, port: int, *argv: str) -> None:
@@ -101,8 +102,8 @@ class Machine:
     def engine(self) -> None:
         """Start the engine."""
         self.begin(
-            "engine", self.engine_port, "standins.engine", "--served-model-name", "private", "--host", "127.0.0.1",
-            "--port", str(self.engine_port), "--control", f"127.0.0.1:{self.control}",
+            "engine", self.control, "standins.engine", "--served-model-name", "private", "--host", "127.0.0.1",
+            "--port", str(self.engine_port),
         )  # fmt: skip
         self.tell("speed", str(FIRST_MS), str(TOKEN_MS))
 
@@ -115,7 +116,7 @@ class Machine:
         argv = [sys.executable, "-m", "standins.ctl", "--control", f"127.0.0.1:{self.control}", *words]
         done = subprocess.run(argv, env=self.environment, capture_output=True, text=True)
         if done.returncode != 0:
-            raise Failed(f"the engine stand-in: {done.stderr}")
+            raise Failed(f"the engine stand-in: {done.stdout}{done.stderr}")
 
     def end(self, name: str, how: int = signal.SIGKILL) -> None:
         """End a process."""
