@@ -11,6 +11,7 @@ from admission.journal import Job
 
 PATIENT_FAILURES = 3
 """So often a job is tried again at once when its engine comes back; then it steps aside."""
+SUSPECT_ATTEMPTS = 6
 LONGEST_PAUSE = 300.0
 
 
@@ -38,6 +39,13 @@ class Lines:
         if job.id not in self.known:
             self.known[job.id] = job
             bisect.insort(self.lines.setdefault(job.profile, []), job, key=lambda one: one.seq)
+
+    def remember(self, job: Job, now: float) -> None:
+        """A job that waited before the start. One that was begun very often may be what ended the service: it pauses."""
+        self.add(job)
+        if job.attempts >= SUSPECT_ATTEMPTS:
+            self.failures[job.id] = job.attempts
+            self.paused[job.id] = now + pause_after(job.attempts)
 
     def drop(self, job_id: str) -> None:
         """A job waits no longer."""
