@@ -2,7 +2,7 @@
 """The private queue as the application sees it: take a request, wait for its answer, look, cancel.
 
 What a client is promised is on disk before it hears of it (`journal`); who is next is decided in memory (`lines`); the
-worker is `drain`. Bodies of waiting requests are on disk alone.
+worker is `drain`. Bodies of waiting requests are on disk alone, but for the few small ones that are next.
 """
 
 from __future__ import annotations
