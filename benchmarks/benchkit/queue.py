@@ -38,14 +38,14 @@ from .stats import Estimate, over_repeats
 FIRST_MS, TOKEN_MS, TOKENS, SLOTS = 100, 5, 24, 4
 PERCENTILES = (50, 99)
 #: Requests taken in, by how many at once.
-ACCEPTS = {1: 600, 16: 1600}
+ACCEPTS = {1: 600, 16: 800}
 #: Jobs of a round, rounds.
 DRAINED, ROUNDS = 200, 3
 #: Jobs that lie in the file when the service is killed, kills.
 DEEP, KILLS = 10_000, 5
 QUICK_ACCEPTS, QUICK_DRAINED, QUICK_DEEP = {1: 20}, 20, 200
 KEY, GATEWAY_KEY = "key-of-the-benchmark-0123456789", "gateway-key-of-the-benchmark-0123"
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 def free_port() -> int:
@@ -84,6 +84,7 @@ class Machine:
             **os.environ,
             "PYTHONPATH": f"{ROOT / 'roles/admission/files'}:{ROOT / 'molecule'}",
             "CREDENTIALS_DIRECTORY": str(folder / "credentials"),
+            "STANDIN_CONTROL": f"127.0.0.1:{self.control}",
         }
 
     def begin(self, name: str, port: int, *argv: str) -> None:
@@ -101,8 +102,8 @@ class Machine:
     def engine(self) -> None:
         """Start the engine."""
         self.begin(
-            "engine", self.engine_port, "standins.engine", "--served-model-name", "private", "--host", "127.0.0.1",
-            "--port", str(self.engine_port), "--control", f"127.0.0.1:{self.control}",
+            "engine", self.control, "standins.engine", "--served-model-name", "private", "--host", "127.0.0.1",
+            "--port", str(self.engine_port),
         )  # fmt: skip
         self.tell("speed", str(FIRST_MS), str(TOKEN_MS))
 
@@ -115,7 +116,7 @@ class Machine:
         argv = [sys.executable, "-m", "standins.ctl", "--control", f"127.0.0.1:{self.control}", *words]
         done = subprocess.run(argv, env=self.environment, capture_output=True, text=True)
         if done.returncode != 0:
-            raise Failed(f"the engine stand-in: {done.stderr}")
+            raise Failed(f"the engine stand-in: {done.stdout}{done.stderr}")
 
     def end(self, name: str, how: int = signal.SIGKILL) -> None:
         """End a process."""
@@ -320,9 +321,11 @@ def measure(quick: bool) -> tuple[list[Figure], dict[str, str]]:
         made.admission()
         progress.say("taken in", 0)
         found = accepts(made, sizes)
-        made.tell("fault", "ok")
         progress.say("what was taken in is answered", 20)
+        made.tell("speed", "0", "0")
+        made.tell("fault", "ok")
         settle(made)
+        made.tell("speed", str(FIRST_MS), str(TOKEN_MS))
         progress.say("emptied", 60)
         direct, queued = drains(made, drained, rounds)
         case = f"drained, {SLOTS} slots"

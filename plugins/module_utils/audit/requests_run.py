@@ -146,8 +146,8 @@ def forget(host: str, port: int, fill: Fill, reply: Reply, timeout: float) -> No
     """Take out of the private queue what an attack has left there: nobody waits for its answer."""
     job = reply.headers.get("location", "")
     if _JOB.fullmatch(job):
-        lines = (f"DELETE {job} HTTP/1.1", f"Host: {fill.host}", f"Authorization: Bearer {fill.key}", "Connection: close")
-        exchange(host, port, "\r\n".join((*lines, "", "")).encode(), timeout)
+        head = (f"Host: {fill.host}", f"Authorization: Bearer {fill.key}", "Connection: close")
+        exchange(host, port, "\r\n".join((f"DELETE {job} HTTP/1.1", *head, "", "")).encode(), timeout)
 
 
 def send(

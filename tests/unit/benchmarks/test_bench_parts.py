@@ -13,7 +13,21 @@ from types import ModuleType
 
 import pytest
 import yaml
-from benchkit import audit, converge, cpu_floor, environment, failover, gateway, gguf, lab, plots, say
+from benchkit import (
+    audit,
+    converge,
+    cpu_floor,
+    environment,
+    failover,
+    gateway,
+    gguf,
+    lab,
+    plots,
+    queue,
+    results,
+    say,
+    stats,
+)
 from benchkit.converge import Playback, Task
 from benchkit.cpu_floor import Bandwidth, Model
 from benchkit.failover import Case, Found
@@ -267,3 +281,33 @@ def test_the_guards_are_drawn_from_the_file() -> None:
     assert [figure.metric for _, figure in medians] == ["p50 at the gateway, with"]
     assert [figure.metric for _, figure in added] == [f"added p{n} at the gateway" for n in (50, 95, 99)]
     assert {figure.estimate.value for _, figure in added} == {1.0}
+
+
+# --- queue
+
+
+def test_a_rate_begins_when_every_slot_is_at_work() -> None:
+    """Twelve answers, four at a time, a second each: the first four say nothing about the rate."""
+    ends = [float(1 + at // queue.SLOTS) for at in range(12)]
+    assert queue.rate_of(ends) == queue.rate_of(reversed_of(ends)) == 4.0
+
+
+def reversed_of(values: list[float]) -> list[float]:
+    return values[::-1]
+
+
+def test_the_queue_is_drawn_from_the_file() -> None:
+    made = [
+        results.Figure("accepted, 1 at once", "p50 to the 202", "ms", queue.ms([0.003] * 20, 50)),
+        results.Figure("accepted, 1 at once", "rate", "1/s", stats.over_repeats([9.0])),
+        results.Figure("drained, 4 slots", "from the queue", "1/s", stats.over_repeats([18.0])),
+    ]
+    times, rates = plots.queue_bars(made)
+    assert [figure.estimate.value for _, figure in times] == [pytest.approx(3.0)]
+    assert [figure.metric for _, figure in rates] == ["from the queue"]
+
+
+def test_the_disk_is_asked_for_its_own_time(tmp_path: Path) -> None:
+    took = queue.syncs(tmp_path, 5)
+    assert len(took) == 5 and all(seconds > 0 for seconds in took)
+    assert (tmp_path / "floor").stat().st_size == 5 * 4096

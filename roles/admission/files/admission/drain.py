@@ -29,6 +29,9 @@ PROBE_SECONDS = 120.0
 STORE_PAUSE = 30.0
 """After an answer could not be stored, the job is left alone for so long."""
 SMOOTH = 0.2
+SMALL = 64 * 1024
+"""Bodies of this size are read before their turn."""
+READ_AHEAD = "read ahead"
 FINAL = ("context_length_exceeded", "engine_rejected_request")
 """What an engine says about the request itself: asking again would not help."""
 
@@ -86,6 +89,7 @@ class Drainer:
         self._busy = 0
         self._wake = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ready: dict[str, bytes] = {}
 
     # ---- what others tell it
     def wake(self) -> None:
@@ -100,6 +104,7 @@ class Drainer:
     def drop(self, job_id: str) -> None:
         """A job was ended by somebody else: its work is broken off, which closes the connection to the engine."""
         self.lines.drop(job_id)
+        self._ready.pop(job_id, None)
         task = self._tasks.get(job_id)
         if task is not None:
             task.cancel()
@@ -161,8 +166,25 @@ class Drainer:
             self._busy += 1
             self.lines.at_work.add(job.id)
             self._start(job.id, self._serve(job))
+        self._read_ahead(now)
         known = [wait for wait in waits if wait is not None]
         return min(known) if known else None
+
+    def _read_ahead(self, now: float) -> None:
+        """Have the bodies of the next jobs in memory, if they are small: a free slot then waits for no disk."""
+        ahead = [job.id for job in self.lines.upcoming(self._up, self._settings.slots, now) if job.size <= SMALL]
+        self._ready = {name: body for name, body in self._ready.items() if name in ahead}
+        missing = [name for name in ahead if name not in self._ready]
+        if missing and READ_AHEAD not in self._tasks:
+            self._start(READ_AHEAD, self._read(missing))
+
+    async def _read(self, names: list[str]) -> None:
+        bodies = await asyncio.wrap_future(
+            self._journal.read(lambda db: [(name, on_disk.request_of(db, name)) for name in names])
+        )
+        for name, body in bodies:
+            if name in self.lines.known and name not in self.lines.at_work:
+                self._ready[name] = body or b""  # one that is gone is looked for once more in its turn
 
     def _up(self, profile: str) -> bool:
         return bool(self.engines[profile].up)
@@ -247,7 +269,9 @@ class Drainer:
 
     async def _answer_to(self, job: Job) -> Found | Refusal | None:
         """An answer, a final refusal; None when the job must be tried again, or waits no longer."""
-        body = await asyncio.wrap_future(self._journal.read(lambda db: on_disk.request_of(db, job.id)))
+        body = self._ready.pop(job.id, None)
+        if not body:
+            body = await asyncio.wrap_future(self._journal.read(lambda db: on_disk.request_of(db, job.id)))
         if body is None:
             self.lines.drop(job.id)
             self._ended(job, "gone")

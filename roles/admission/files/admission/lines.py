@@ -6,11 +6,13 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from admission.journal import Job
 
 PATIENT_FAILURES = 3
 """So often a job is tried again at once when its engine comes back; then it steps aside."""
+SUSPECT_ATTEMPTS = 6
 LONGEST_PAUSE = 300.0
 
 
@@ -38,6 +40,13 @@ class Lines:
         if job.id not in self.known:
             self.known[job.id] = job
             bisect.insort(self.lines.setdefault(job.profile, []), job, key=lambda one: one.seq)
+
+    def remember(self, job: Job, now: float) -> None:
+        """A job that waited before the start. One that was begun very often may have ended the service: it pauses."""
+        self.add(job)
+        if job.attempts >= SUSPECT_ATTEMPTS:
+            self.failures[job.id] = job.attempts
+            self.paused[job.id] = now + pause_after(job.attempts)
 
     def drop(self, job_id: str) -> None:
         """A job waits no longer."""
@@ -70,6 +79,15 @@ class Lines:
                     found.append(job)
                     break
         return found
+
+    def upcoming(self, up: Callable[[str], bool], count: int, now: float) -> list[Job]:
+        """The jobs that will most likely be next."""
+        found: list[Job] = []
+        for profile in self.lines:
+            if up(profile):
+                own = (job for job in self.lines[profile] if job.id not in self.at_work)
+                found += islice((job for job in own if self.paused.get(job.id, 0.0) <= now), count)
+        return sorted(found, key=lambda job: job.seq)[:count]
 
     def next(self, up: Callable[[str], bool], busy: int, live: int, now: float, wall: float) -> Job | None:
         """The job to begin now, if any. busy: jobs that an engine works at; live: requests that did not wait.

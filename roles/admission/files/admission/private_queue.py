@@ -2,7 +2,7 @@
 """The private queue as the application sees it: take a request, wait for its answer, look, cancel.
 
 What a client is promised is on disk before it hears of it (`journal`); who is next is decided in memory (`lines`); the
-worker is `drain`. Bodies of waiting requests are on disk alone.
+worker is `drain`. Bodies of waiting requests are on disk alone, but for the few small ones that are next.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
@@ -81,7 +82,7 @@ class PrivateQueue:
     async def start(self) -> None:
         """Read what waits and begin to work. Raises JournalError."""
         for job in await self._reading(on_disk.waiting):
-            self._drainer.add(job)
+            self._drainer.lines.remember(job, time.monotonic())
         self._log.event("queue_open", waiting=len(self._drainer.lines.known))
         self._tasks = [
             asyncio.create_task(self._drainer.run()),

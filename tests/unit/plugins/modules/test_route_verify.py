@@ -40,6 +40,8 @@ class World:
         self.broken_lock = False
         self.health_only: set[str] = set()
         self.plain_503 = False
+        self.preferred: list[str] = []
+        self.forgotten: list[str] = []
         self.asked: list[tuple[str, str]] = []
 
     def links(self, profile: str) -> list[str]:
@@ -79,7 +81,7 @@ class World:
         if plane == "hybrid":
             return 500, {}, {"error": {"message": "all failed", "code": "500"}}
         if PROFILES[profile][1][-1] == "queue":
-            headers = {} if self.plain_503 else {"Retry-After": "30"}
+            headers = {} if self.plain_503 else {"Retry-After": "30", "Location": f"/v1/queue/job-of-{profile}"}
             return 503, headers, {"error": {"message": "nothing local can answer", "code": "queued"}}
         words = "it is off" if self.plain_503 else "it needs mode forensic"
         return 503, {}, {"error": {"message": words, "code": "engine_unavailable"}}
@@ -101,7 +103,14 @@ def options(world: World, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """Options that point at a server which plays ``world``."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_DELETE(self) -> None:
+            world.forgotten.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
         def do_POST(self) -> None:
+            world.preferred += [self.headers["Prefer"]] if "Prefer" in self.headers else []
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             key = self.headers.get("Authorization", "").removeprefix("Bearer ")
             status, headers, answer = world.answer(self.path, body, key)
@@ -242,6 +251,8 @@ def test_nothing_local(run: Any, options: dict[str, Any], world: World) -> None:
     rows = rows_of(run(route_verify, **options))
     assert rows["personal"]["ok"] is None and rows["personal"]["expected"] == "kimi or groq"
     assert rows["private"]["ok"] is True and rows["private"]["status"] == 503
+    assert world.preferred == ["wait=0"], "only the profile with a queue is asked not to be held"
+    assert world.forgotten == ["/v1/queue/job-of-private"], "a question of ours is no job"
     assert rows["coordination"]["ok"] is True and rows["coordination"]["status"] == 500
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,14 @@ def test_a_job_that_fails_steps_aside() -> None:
     assert lines.next(lambda _p: True, 0, 0, 9.0, 0.0) == job(1)
     lines.failed("j2", 0.0, aside=True)
     assert lines.paused["j2"] == 8
+
+
+def test_a_job_that_was_begun_very_often_does_not_begin_first_again() -> None:
+    lines = Lines(slots=1, age_cap=1e9)
+    for seq, attempts in ((1, 6), (2, 5)):
+        lines.remember(replace(job(seq), attempts=attempts), 0.0)
+    assert lines.next(lambda _p: True, 0, 0, 0.0, 0.0) == replace(job(2), attempts=5)
+    assert lines.next(lambda _p: True, 0, 0, 65.0, 0.0) == replace(job(1), attempts=6)
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------

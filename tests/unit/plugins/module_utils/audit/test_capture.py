@@ -141,7 +141,7 @@ def test_a_marker_that_was_cut_is_told_as_such() -> None:
 
 def test_markers_are_new_each_time_and_pass_through_names() -> None:
     again = capture.Markers.make(["private"])
-    assert again.core != MARKERS.core and len(set(MARKERS.labels)) == 8
+    assert again.core != MARKERS.core and len(set(MARKERS.labels)) == 10
     assert all(marker.isalnum() and marker == marker.lower() and len(marker) <= 63 for marker in MARKERS.labels)
     assert urllib.parse.quote(MARKER) == MARKER and json.dumps(MARKER) == f'"{MARKER}"'
     assert MARKERS.hidden(f"/tmp/{MARKER}.png and {MARKER.upper()}") == "/tmp/(marker).png and (marker)"
@@ -466,11 +466,24 @@ class Plane(http.server.BaseHTTPRequestHandler):
     """An ingress that takes what it is sent and, for one profile, has no engine."""
 
     taken: ClassVar[list[bytes]] = []
+    forgotten: ClassVar[list[str]] = []
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.taken.append(body)
-        self.send_response({"private": 200, "client": 503, "coding": 401}[json.loads(body)["model"]])
+        status = {"private": 200, "client": 503, "coding": 401}[json.loads(body)["model"]]
+        queued = status == 200 and self.headers["Prefer"] == "respond-async"
+        self.send_response(202 if queued else status)
+        if queued:
+            self.send_header("Location", "/v1/queue/job-1")
+        self._end()
+
+    def do_DELETE(self) -> None:
+        self.forgotten.append(f"{self.path} {self.headers['Authorization']}")
+        self.send_response(200)
+        self._end()
+
+    def _end(self) -> None:
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"{}")
@@ -481,7 +494,9 @@ class Plane(http.server.BaseHTTPRequestHandler):
 
 def test_marked_requests_of_every_profile_and_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "sniffer_control", list)
-    monkeypatch.setattr(capture, "search_inside", lambda markers, since: [])
+    said = "private/queued as plain; admission's"
+    kept = model.Row("capture", "P7", "search of /var/lib", QUEUE, "refused", None, said)
+    monkeypatch.setattr(capture, "search_inside", lambda markers, since: [kept])
     monkeypatch.setattr(capture.Sniffer.__init__, "__defaults__", (lambda _: Fake([]),))
     with http.server.HTTPServer(("127.0.0.1", 0), Plane) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -489,14 +504,39 @@ def test_marked_requests_of_every_profile_and_channel(monkeypatch: pytest.Monkey
         rows = capture.audit_capture("127.0.0.1", server.server_port, keys, ["eth0"], 0.05)
         server.shutdown()
         gone = server.server_port
-    found = {row.source: row.outcome for row in rows}
+    found = {row.source: row.outcome for row in rows if row is not kept}
     wanted = {"interface eth0": "holds", "profile private": "holds", "profile client": "holds"}
     assert found == {**wanted, "profile coding": "not tested"}, "a refused request has tried nothing"
-    assert len(Plane.taken) == 12
+    assert [row.outcome for row in rows if row.path == "a queued prompt is in the queue alone"] == ["holds"]
+    assert Plane.forgotten == ["/v1/queue/job-1 Bearer k1"], "what was queued for the search is taken out again"
+    assert len(Plane.taken) == 15
     for body in Plane.taken:
         hits = found_any(body)
         assert len(hits) == 1, "each holds its marker once, and the image's is in base64"
-    assert capture.ask("127.0.0.1", gone, "k", "private", [], 2) == 0
+    assert capture.ask("127.0.0.1", gone, "k", "private", [], 2) == (0, "")
+
+
+QUEUE = capture.QUEUE_DATA + "queue.db"
+
+
+@pytest.mark.parametrize(
+    ("places", "outcome"),
+    [
+        ([], "not tested"),
+        ([QUEUE], "holds"),
+        ([QUEUE, QUEUE + "-wal"], "holds"),
+        ([QUEUE, "/var/log/syslog"], "leaked"),
+        (["/var/lib/mushishi-sovereign-admission-other/queue.db"], "leaked"),
+    ],
+)
+def test_a_queued_prompt_is_in_the_queue_alone(places: list[str], outcome: str) -> None:
+    """A planted copy anywhere else is found, and a search that does not see the queue itself proves nothing."""
+    said = "private/queued as plain; root alone can open it"
+    rows = [model.Row("capture", "P7", "search", place, "refused", None, said) for place in places]
+    rows.append(model.Row("capture", "P7", "search", "/var/lib/other", "refused", None, "private/prompt as plain"))
+    (made,) = capture.queued_rows(rows, ["private"])
+    assert (made.source, made.outcome) == ("profile private", outcome)
+    assert ("/var/log/syslog" in made.detail) == ("/var/log/syslog" in places)
 
 
 def found_any(body: bytes) -> list[bytes]:

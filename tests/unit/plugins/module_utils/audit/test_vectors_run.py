@@ -176,6 +176,23 @@ def test_all_with_all_keys_become_rows() -> None:
     assert all(row.ms is not None and "admission" in row.detail for row in rows)
 
 
+def test_what_an_attack_left_in_the_queue_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+
+    def exchanged(_host: str, _port: int, request: bytes, *_more: object) -> Reply:
+        sent.append(request)
+        return Reply(503, {"location": "/v1/queue/a-Job_1"} if len(sent) == 1 else {}, b"{}", 1.0)
+
+    monkeypatch.setattr(requests_run, "exchange", exchanged)
+    fill = requests_run.Fill("mk", "private", "the-key", "h:1")
+    plain = next(vector for vector in VECTORS if vector.expect == LOCAL)
+    requests_run.send("h", 1, plain, fill, 5)
+    assert sent[0].count(b"Prefer: wait=0\r\n") == 1
+    assert sent[1].startswith(b"DELETE /v1/queue/a-Job_1 HTTP/1.1\r\n") and b"Bearer the-key" in sent[1]
+    requests_run.send("h", 1, plain, fill, 5)
+    assert len(sent) == 3, "without a job there is nothing to take out"
+
+
 def test_markers_differ_and_the_order_stays() -> None:
     with serving(saying(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")) as port:
         few = list(VECTORS[5:9])
