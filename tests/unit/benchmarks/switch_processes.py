@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """Tenants that are processes in the place of containers, so that mode_switch can be tried without Docker.
 

@@ -183,6 +183,9 @@ class Picker(App[int]):
         self.call_from_thread(self._show, found)
 
     def _show(self, found: Mapping[str, Any]) -> None:
+        if not self.query(Modes):
+            # The person has left while the machine was asked.
+            return
         self._status = found
         table = self.query_one(Modes)
         row = table.cursor_row
@@ -210,8 +213,8 @@ class Picker(App[int]):
         return lines
 
     def _under_cursor(self) -> str | None:
-        table = self.query_one(Modes)
-        if not table.row_count:
+        table = next(iter(self.query(Modes)), None)
+        if table is None or not table.row_count:
             return None
         return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
 

@@ -33,7 +33,9 @@ class Stage:
         self.bin = folder / "bin"
         self.bin.mkdir()
         for name in ("zenity", "pkexec"):
-            (self.bin / name).symlink_to(HERE / "zenity_standin.py")
+            path = self.bin / name
+            path.write_text(f'#!/bin/sh\nexec {sys.executable} {HERE}/zenity_standin.py {name} "$@"\n')
+            path.chmod(0o755)
         self.world()
         self.environment = {
             **os.environ,
@@ -190,7 +192,7 @@ def test_a_switch_that_says_nothing_is_told(stage: Stage) -> None:
 )
 def test_what_is_missing_is_named(stage: Stage, take: str, word: str, thing: str) -> None:
     stage.person({"kind": "list", "status": 1})
-    if (stage.bin / take).is_symlink():
+    if (stage.bin / take).exists():
         (stage.bin / take).unlink()
         # Nothing of the machine's own is found; the stand-in that is left is not started.
         stage.environment["PATH"] = str(stage.bin)

@@ -193,6 +193,17 @@ def test_marks_in_texts_are_shown_as_they_are(desk: Desk) -> None:
     drive(desk, steps)
 
 
+def test_who_leaves_while_the_machine_is_asked_just_leaves(desk: Desk) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        desk.world.hold = "running"
+        await pilot.press("r")
+        await asyncio.to_thread(desk.world.reached.wait, 20)
+        await pilot.press("q")
+        desk.world.go.set()
+
+    assert drive(desk, steps).return_value == attempt.DONE
+
+
 # ---- the recording
 def test_the_recording_in_the_docs_is_what_is_shown(desk: Desk) -> None:
     text = PAGE.read_text(encoding="utf-8")

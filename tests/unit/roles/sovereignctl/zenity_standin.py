@@ -1,6 +1,5 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Stand-in for zenity (and, by that name, pkexec): windows that answer what a test has written down.
+"""Stand-in for zenity and pkexec: windows that answer what a test has written down.
 
 In the folder ``PLAY``: ``answers.json`` holds one answer a window, in order: ``{"kind", "status", "said"}``, for a bar
 also ``{"close_at": text}``, which closes it as a person would when that text comes. ``windows.jsonl`` gets what was
@@ -16,8 +15,9 @@ from pathlib import Path
 
 
 def main() -> int:
-    """One window."""
-    if Path(sys.argv[0]).name == "pkexec":
+    """One window. The first word is the program that is played."""
+    played = sys.argv.pop(1)
+    if played == "pkexec":
         allowed = json.loads(os.environ.get("PKEXEC_PLAY", "true"))
         if not allowed:
             sys.stderr.write("Error executing command as another user: Request dismissed\n")
