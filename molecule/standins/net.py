@@ -41,7 +41,7 @@ def log(message: str) -> None:
 
 def run_until_signal() -> None:
     """Wait for SIGTERM or SIGINT."""
-    # A pipe and no Event: a handler that comes while the same thread is in Event.wait() waits for its lock for ever.
+    # A pipe and no Event: a handler that comes while its thread is inside Event.wait() waits for its lock for ever.
     read, write = os.pipe()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.write(write, b"x"))

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import 
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import machine
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Result, SwitchFailed
 from ansible_collections.mushishi.sovereign.plugins.modules import gpu_info, gpu_mode
-from conftest import Run
+
+Run = Callable[..., dict[str, Any]]
 
 
 class Machine:
