@@ -85,6 +85,14 @@ GONE = LOOK | {
     "globs": LOOK["globs"]
     | {"/etc/mushishi/gpu_tenants/*/compose.yml": ["/etc/mushishi/gpu_tenants/music/compose.yml"]}
 }
+PREFLIGHT = yaml.safe_load((HERE.parents[2] / "roles/gpu_tenants/tasks/preflight.yml").read_text())
+#: The condition under which Docker can hand over the GPU, by what is on the machine.
+(DESCRIBED,) = [task["ansible.builtin.assert"]["that"] for task in PREFLIGHT if "hand over" in task["name"]]
+CDI: dict[str, tuple[dict[str, Any], bool]] = {
+    "in etc": ({"/etc/cdi/*.y*ml": ["/etc/cdi/nvidia.yaml"], "/var/run/cdi/*.y*ml": []}, True),
+    "in run": ({"/etc/cdi/*.y*ml": [], "/var/run/cdi/*.y*ml": ["/var/run/cdi/nvidia.yaml"]}, True),
+    "nowhere": ({"/etc/cdi/*.y*ml": [], "/var/run/cdi/*.y*ml": []}, False),
+}
 HOLE = {"tts": {"services": {"tts": {"volumes": [{"source": "/var/run/docker.sock", "target": "/docker.sock"}]}}}}
 HASHES = ["__gpu_tenants_files", "__gpu_tenants_project_hashes", "__gpu_tenants_given_hash"]
 #: What is evaluated: variables of the role, under which settings.
@@ -112,6 +120,14 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "models not accepted": (["__gpu_tenants_manifests"], {"gpu_tenants_models": {"comfyui": [MANIFEST]}}),
     "gone": (["__gpu_tenants_gone"], {"gpu_tenants_enabled": ["tts"], "__gpu_tenants_look": GONE}),
     "not gone": (["__gpu_tenants_gone"], {"__gpu_tenants_look": GONE}),
+    **{
+        f"described {name}": ([DESCRIBED], {"__gpu_tenants_look": {"globs": found}})
+        for name, (found, _is) in CDI.items()
+    },
+    "described later": (
+        [DESCRIBED],
+        {"__gpu_tenants_look": {"globs": CDI["nowhere"][0]}, "__host_gpu": {"card": True}},
+    ),
     "hole": (["__gpu_tenants_problems"], {"gpu_tenants_overrides": HOLE}),
     **{
         f"enabled {number}": (["__gpu_tenants_registry"], {"gpu_tenants_enabled": enabled})
@@ -350,3 +366,8 @@ def test_what_is_no_longer_enabled_goes(said: dict[str, list[Any]]) -> None:
 
 def test_a_hole_of_the_operator_s_own_is_refused(said: dict[str, list[Any]]) -> None:
     assert said["hole"] == [["tenant tts: service tts sees /var/run/docker.sock of the host (/var/run)."]]
+
+
+def test_a_card_is_described_or_will_be(said: dict[str, list[Any]]) -> None:
+    assert {name: said[f"described {name}"] for name in CDI} == {name: [fine] for name, (_found, fine) in CDI.items()}
+    assert said["described later"] == [True], "role host_gpu has found it and comes first"

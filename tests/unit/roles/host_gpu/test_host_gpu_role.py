@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.template import Templar, trust_as_template
 from ansible_collections.mushishi.sovereign.plugins.modules import host_gpu_facts
 from rendering import Rendered
 
@@ -103,3 +104,38 @@ def test_each_look_asks_the_same() -> None:
     asked = [task[name] for file in ("preflight", "service") for task in tasks(file) if name in task]
     assert len(asked) == 3 and all(each == asked[0] for each in asked)
     assert set(asked[0]) == set(yaml.safe_load(host_gpu_facts.DOCUMENTATION)["options"]), "nothing is left to a default"
+
+
+HASHES = [entry["sha256"] for entry in VARS["__host_gpu_toolkit_files"]]
+
+
+@pytest.mark.parametrize(
+    ("folder", "hashes", "fine"),
+    [
+        ("", [], True),
+        ("/srv", HASHES, True),
+        ("/srv", [*HASHES[:3], "0" * 64], False),
+        ("/srv", [*HASHES[:3], None], False),
+    ],
+)
+def test_a_folder_must_hold_the_toolkit_that_is_pinned(folder: str, hashes: list[str | None], fine: bool) -> None:
+    (task,) = [task for task in tasks("preflight") if task["name"] == "The toolkit can be installed"]
+    (condition,) = [each for each in task["ansible.builtin.assert"]["that"] if "sha256" in each]
+    look = {"sha256": {str(number): value for number, value in enumerate(hashes)}}
+    variables = {**VARS, "host_gpu_toolkit_dir": folder, "__host_gpu_look": look}
+    assert Templar(variables=variables).template(trust_as_template("{{ " + condition + " }}")) is fine
+
+
+def test_the_newest_answer_counts() -> None:
+    """A look that was skipped leaves the one before it."""
+    first, second, third = {"answers": 1}, {"answers": 2}, {"answers": 3}
+    skipped = {"skipped": True, "changed": False}
+    for given, newest in (
+        ({"__host_gpu": first}, 1),
+        ({"__host_gpu": first, "__host_gpu_after": second}, 2),
+        ({"__host_gpu": first, "__host_gpu_after": skipped}, 1),
+        ({"__host_gpu": first, "__host_gpu_after": second, "__host_gpu_last": skipped}, 2),
+        ({"__host_gpu": first, "__host_gpu_after": skipped, "__host_gpu_last": third}, 3),
+    ):
+        text = trust_as_template(VARS["__host_gpu_now"])
+        assert Templar(variables=given).template(text) == {"answers": newest}

@@ -169,3 +169,15 @@ def test_the_build_script_quotes_every_flag() -> None:
     text = str(templar(llama_cpp_cmake_flags=["-DX=a b; rm -rf /"], llama_cpp_build_jobs=3).template(source))
     assert "'-DX=a b; rm -rf /'\nninja" in text
     assert "-j 3 llama-server" in text
+
+
+def test_what_is_missing_is_given_to_the_role_that_brings() -> None:
+    model = {"path": "/m/c.gguf", "url": "https://models.example.org/c", "sha256": "a" * 64, "size_bytes": 7, "src": ""}
+    found = {
+        "results": [
+            {"exists": True, "item": {"name": "here", "model": {"path": "/m/h.gguf"}}},
+            {"exists": False, "item": {"name": "coder", "model": model}},
+        ]
+    }
+    wanted = {name: each for name, each in model.items() if name != "src"} | {"name": "the model of coder"}
+    assert value("__llama_cpp_missing", __llama_cpp_models=found) == [wanted], "an option that is empty is left out"
