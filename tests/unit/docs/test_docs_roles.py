@@ -212,7 +212,8 @@ def test_defaults_have_the_type_and_the_choices_of_their_option(role: str) -> No
             wanted = TYPES[spec["type"]]
             if not isinstance(value, wanted) or (isinstance(value, bool) and spec["type"] in ("int", "float")):
                 found.append(f"{entry}/{path}: default {value!r} is no {spec['type']}")
-            if "choices" in spec and value not in spec["choices"]:
+            each = value if isinstance(value, list) else [value]
+            if "choices" in spec and not set(each) <= set(spec["choices"]):
                 found.append(f"{entry}/{path}: default {value!r} is none of {spec['choices']}")
     assert found == []
 

@@ -89,7 +89,7 @@ def test_what_is_held(package: str, held: bool, rendered: Rendered) -> None:
 def test_the_limit_is_set_after_the_persistence_daemon(rendered: Rendered) -> None:
     limited = text(rendered, "mushishi-gpu.service.j2", "a limit")
     assert "ExecStart=/usr/bin/nvidia-smi --power-limit=450\n" in limited and "limited to 450 W" in limited
-    plain = text(rendered, "mushishi-gpu.service.j2", "example")
+    plain = text(rendered, "mushishi-gpu.service.j2", "lab")
     assert "--power-limit" not in plain and "ExecStart=/usr/bin/nvidia-smi --list-gpus\n" in plain
     for unit in (limited, plain):
         assert "After=nvidia-persistenced.service\n" in unit and "Wants=nvidia-persistenced.service\n" in unit
@@ -98,6 +98,8 @@ def test_the_limit_is_set_after_the_persistence_daemon(rendered: Rendered) -> No
     assert drop_in.index("ExecStart=\n") < drop_in.index("ExecStart=/"), "the unit's own line is taken away first"
 
 
-def test_the_module_documents_what_it_returns() -> None:
-    options = yaml.safe_load(host_gpu_facts.DOCUMENTATION)["options"]
-    assert set(options) == set(VARS["__host_gpu_question"]), "the role says all of it"
+def test_each_look_asks_the_same() -> None:
+    name = "mushishi.sovereign.host_gpu_facts"
+    asked = [task[name] for file in ("preflight", "service") for task in tasks(file) if name in task]
+    assert len(asked) == 3 and all(each == asked[0] for each in asked)
+    assert set(asked[0]) == set(yaml.safe_load(host_gpu_facts.DOCUMENTATION)["options"]), "nothing is left to a default"

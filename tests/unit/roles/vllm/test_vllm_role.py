@@ -287,3 +287,39 @@ def test_no_moe_backend_is_forced(given: list[str], fine: bool) -> None:
     item = {"key": "agent", "value": {"extra_args": given}}
     judged = templar(item=item, vllm_extra_args=["--x"]).template(trust_as_template("{{ " + both + " }}"))
     assert judged == ["--x", *given]
+
+
+def test_the_wheels_are_for_the_image_s_python() -> None:
+    words = value("__vllm_audio_target")
+    assert all(isinstance(word, str) for word in words), "a colon at the end makes YAML think of a dictionary"
+    assert "--only-binary=:all:" in words and "--python-version=3.12" in words
+
+
+@pytest.mark.parametrize(
+    ("cards", "asked"),
+    [([], False), (["9.0"], False), (["12.0"], True), (["8.9", "12.1"], True), (["10.0"], False)],
+)
+def test_cuda_is_asked_for_on_the_cards_that_need_it(cards: list[str], asked: bool) -> None:
+    found = {"nvml": [{"compute_capability": card} for card in cards]}
+    assert value("__vllm_sm120", __host_gpu=found) is asked
+    assert value("__vllm_sm120") is False, "role host_gpu did not run"
+
+
+INSTALL = yaml.safe_load((ROLE / "tasks/install.yml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("said", "fine"),
+    [
+        ("PATH=/usr/bin\nCUDA_VERSION=13.0.3\n", True),
+        ("CUDA_VERSION=12.9.1", True),
+        ("CUDA_VERSION=12.8.1\nX=1", False),
+        ("NV_CUDA_VERSION=12.8", True),
+        ("", True),
+    ],
+)
+def test_the_image_brings_a_cuda_that_knows_the_card(said: str, fine: bool) -> None:
+    (task,) = [task for task in INSTALL if task["name"] == "The image's CUDA knows the card"]
+    expression = task["ansible.builtin.assert"]["that"]
+    seen = {"commands": {"environment": {"stdout": said}}}
+    assert templar(__vllm_image_environment=seen).template(trust_as_template("{{ " + expression + " }}")) is fine
