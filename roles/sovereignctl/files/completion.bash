@@ -1,5 +1,5 @@
-# shellcheck shell=bash
 # SPDX-License-Identifier: MIT
+# shellcheck shell=bash
 # Placed by the role sovereignctl of mushishi.sovereign: what may come next is the command's own answer.
 _sovereignctl() {
     local word
