@@ -60,11 +60,14 @@ class Machine:
 
 @pytest.fixture
 def machine(run_mode: Callable[..., Any]) -> Iterator[tuple[Machine, Tenant]]:
-    """With the development routes, which sleep needs and which no role switches on."""
+    """With the development routes, which sleep needs and which no role switches on.
+
+    The dense model: a prompt of more than a block ends the engine of the hybrid one on a processor (README.md).
+    """
     port = server.free_port()
-    made = Machine(lambda: run_mode("agent", {"VLLM_SERVER_DEV_MODE": "1"}, port))
+    made = Machine(lambda: run_mode("coding", {"VLLM_SERVER_DEV_MODE": "1"}, port))
     try:
-        yield made, tenant(port, "nemotron")
+        yield made, tenant(port, "coder")
     finally:
         made.end()
 
