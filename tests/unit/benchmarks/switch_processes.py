@@ -112,9 +112,6 @@ def ours(path: str, mode: str) -> int:
         def logs(self, tenant: Tenant) -> str:
             return Path(f"{tenant.project}.log").read_text()[-500:]
 
-        def namespace_of(self, _tenant: Tenant, _address: str) -> str | None:
-            return ""
-
         def owners(self) -> dict[str, str]:
             return {name: name for name in registry.tenants}
 
