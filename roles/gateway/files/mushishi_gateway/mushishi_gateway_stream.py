@@ -83,4 +83,4 @@ def install(wrapper: type[Any], broken: type[Exception]) -> None:
             raise StopAsyncIteration
         return waiting.popleft()
 
-    wrapper.__anext__ = next_with_a_name  # type: ignore[attr-defined]
+    wrapper.__anext__ = next_with_a_name
