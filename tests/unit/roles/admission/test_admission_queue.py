@@ -83,7 +83,10 @@ def test_time_is_over_and_the_job_stays(away: Machine) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_engine_comes_back_in_time(away: Machine, stream: bool) -> None:
     thread, got = later(lambda: away.ask("hello", stream=stream))
-    time.sleep(1)
+    until = time.monotonic() + 60
+    while not away.jobs() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(1.2)
     away.tell(status=200)
     thread.join()
     (answer,) = got
