@@ -40,7 +40,7 @@ def question(text: str, **more: Any) -> dict[str, Any]:
 class Machine:
     """Admission with its queue below a folder, and the gateway beside it."""
 
-    def __init__(self, folder: Path, *, limits: dict[str, Any] | None = None, wait: float = 5, **queue: Any) -> None:
+    def __init__(self, folder: Path, *, limits: dict[str, Any] | None = None, wait: float = 60, **queue: Any) -> None:
         self.folder = folder
         self.data, self.told, self.gateway_folder = folder / "data", folder / "told", folder / "gateway"
         credentials = folder / "credentials"
@@ -102,7 +102,7 @@ class Machine:
         self._listens(self.port, self.service)
 
     def _listens(self, port: int, process: subprocess.Popen[bytes]) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 90
         while time.monotonic() < until:
             if process.poll() is not None:
                 raise AssertionError(f"ended with {process.returncode}: {self.log.read_text()[-2000:]}")

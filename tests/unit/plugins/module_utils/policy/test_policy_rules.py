@@ -222,7 +222,7 @@ CASES: list[Case] = [
     (
         "queue, then the cloud behind another link",
         _chain("private", "queue", "cpu", "groq"),
-        ["chain[0] = 'queue'", "private → cpu"],
+        ["chain[0] = 'queue'", "private → queue → cpu → groq"],
     ),
     ("nothing but an end", _chain("private", "queue"), ["private.chain = ['queue']", "has no backend"]),
     ("twice the same", _chain("private", "gpu", "gpu", "queue"), ["private.chain[1] = 'gpu'", "twice"]),
