@@ -114,7 +114,8 @@ def wider(rules: Iterable[Rule], interface: str, doors: Iterable[Door], inside: 
 def _ports(rule: Rule) -> set[tuple[str, int]]:
     """Protocol and port of everything that a rule opens."""
     spans = ["0:65535"] if rule.port == "any" else rule.port.split(",")
-    ports = {port for one in spans for port in range(int(one.split(":")[0]), int(one.split(":")[-1]) + 1)}
+    ends = [(first, last or first) for first, _colon, last in (one.partition(":") for one in spans)]
+    ports = {port for first, last in ends for port in range(int(first), int(last) + 1)}
     protocols = ("tcp", "udp") if rule.protocol == "any" else (rule.protocol,)
     return {(protocol, port) for protocol in protocols for port in ports}
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import compose_rules
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.registry import document, load
+from ansible_collections.mushishi.sovereign.plugins.module_utils.policy._yaml import yaml
 from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.model import LocalBackend, Policy
 
 _THING = "registry of the card's tenants (gpu_tenants, gpu_modes)"

@@ -91,7 +91,7 @@ def _answer(probe: Mapping[str, Any]) -> str:
 
 
 READY: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "completion": lambda probe: _completion(probe),
+    "completion": _completion,
     "answer": _answer,
 }
 

@@ -83,7 +83,7 @@ class Admission:
         }
         self._queue: PrivateQueue | None = None
         if config.queue is not None:
-            self._queue = PrivateQueue(config, config.queue, self._salts, gateway, lambda: self._busy.total(), log)
+            self._queue = PrivateQueue(config, config.queue, self._salts, gateway, self._busy.total, log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""

@@ -76,10 +76,12 @@ class Windows:
 
     def ask(self, kind: str, text: str, *more: str) -> tuple[int, str]:
         """A window, until it is closed: its exit status and what it printed."""
-        done = subprocess.run(self.argv(kind, text, *more), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            self.argv(kind, text, *more), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
+        )
         return done.returncode, done.stdout.strip()
 
-    def bar(self, text: str, *more: str) -> Bar:
+    def progress(self, text: str, *more: str) -> Bar:
         """A window with a bar."""
         return Bar(self.argv("progress", text, "--percentage=0", "--auto-close", "--width=560", *more))
 
@@ -199,7 +201,7 @@ def _followed(
 ) -> dict[str, Any]:
     """Show the steps as they come; the last document, {} when there was none. Who closes the window calls it off."""
     follow, end, over, called_off = Follow(), dict[str, Any](), False, False
-    bar = windows.bar(f"Switching to {name}")
+    window = windows.progress(f"Switching to {name}")
     try:
         while not over:
             try:
@@ -214,16 +216,16 @@ def _followed(
                 follow.step(Step(found["phase"], found["detail"], found["elapsed"], expected), time.monotonic())
             elif found:
                 end = found
-            if bar.closed and not over and not end and not called_off:
+            if window.closed and not over and not end and not called_off:
                 called_off = True
                 if child.stdin:
                     child.stdin.close()
-                bar = windows.bar("It is called off at its next step", "--no-cancel")
+                window = windows.progress("It is called off at its next step", "--no-cancel")
             shown = follow.shown(time.monotonic())
             words = "called off: " if called_off else ""
-            bar.show(shown.share, f"{words}{shown.title} ({shown.times})")
+            window.show(shown.share, f"{words}{shown.title} ({shown.times})")
     finally:
-        bar.end()
+        window.end()
     return end
 
 

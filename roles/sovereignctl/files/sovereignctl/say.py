@@ -20,7 +20,7 @@ TICK = 0.5
 _BAR = 20
 
 
-def bar(shown: Shown, width: int) -> str:
+def drawn(shown: Shown, width: int) -> str:
     """One line of a terminal, no longer than it is wide."""
     full = round(shown.share * _BAR)
     line = f"[{'#' * full}{'.' * (_BAR - full)}] {shown.share * 100:3.0f} %  {shown.times}  {shown.title}"
@@ -80,7 +80,7 @@ class Progress:
     def _draw(self) -> None:
         with self._lock:
             shown = self._follow.shown(self._now())
-            self._out.write(f"\r\x1b[2K{bar(shown, shutil.get_terminal_size().columns)}")
+            self._out.write(f"\r\x1b[2K{drawn(shown, shutil.get_terminal_size().columns)}")
             self._out.flush()
 
 

@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     tops = made.add_subparsers(metavar="COMMAND", required=True)
     groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
     for name, command in COMMANDS.items():
-        first, _, second = name.partition(" ")
+        first, _space, second = name.partition(" ")
         if second:
             if first not in groups:
                 group = tops.add_parser(first, help="the GPU modes", allow_abbrev=False)
@@ -149,7 +149,7 @@ def _next(before: list[str], last: str, modes: Callable[[], Sequence[str]]) -> S
         return list({name.split()[0] for name in plain})
     name = next((name for name in plain if before[: len(name.split())] == name.split()), None)
     if name is None:
-        return [rest for each in plain for first, _, rest in [each.partition(" ")] if rest and before == [first]]
+        return [rest for each in plain for first, _space, rest in [each.partition(" ")] if rest and before == [first]]
     command, said = COMMANDS[name], before[len(name.split()) :]
     asked = next((option for option in command.options if option.value and said[-1:] == [option.flag]), None)
     if asked:

@@ -9,7 +9,7 @@ from ctl_world import Desk, Terminal
 from hypothesis import given
 from hypothesis import strategies as st
 from sovereignctl.follow import BACK, WORDS, Follow, Shown, clock
-from sovereignctl.say import Progress, bar
+from sovereignctl.say import Progress, drawn
 
 STEPS = st.builds(
     Step,
@@ -67,7 +67,7 @@ def test_the_way_back_is_said() -> None:
 
 @pytest.mark.parametrize("width", [10, 40, 80, 200])
 def test_a_bar_fits_the_terminal(width: int) -> None:
-    line = bar(Shown("starting", "vllm-forensic: it loads " * 4, 75, 30, 0.42), width)
+    line = drawn(Shown("starting", "vllm-forensic: it loads " * 4, 75, 30, 0.42), width)
     assert len(line) < width and (width < 80 or "42 %  1:15, about 0:30 left  starting" in line)
 
 
