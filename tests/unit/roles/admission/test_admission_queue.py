@@ -331,6 +331,7 @@ def memory(pid: int) -> int:
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM")) // 1024
 
 
+@pytest.mark.nightly
 def test_many_large_requests_wait_on_disk(tmp_path: Path) -> None:
     """Twenty-four bodies of 4 MB that wait for their answer, while slow clients hold half a request."""
     with machine(tmp_path, wait=110) as large:

@@ -66,7 +66,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-@pytest.mark.parametrize(("origin", "target"), itertools.permutations(ALL, 2), ids=" to ".join)
+@pytest.mark.parametrize(("origin", "target"), list(itertools.permutations(ALL, 2)), ids=" to ".join)
 def test_every_pair(tmp_path: Path, origin: str, target: str) -> None:
     machine = Machine(tmp_path, origin)
     machine.world.foreign.append(Process(7, 90, "Xorg", "me"))
