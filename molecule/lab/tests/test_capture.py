@@ -225,7 +225,7 @@ def test_no_marker_leaves_and_none_is_left_lying(lab: Lab, fault: str) -> None:
     assert leaked(found) == []
     assert [row["outcome"] for row in found if row["kind"] == "control"] == ["leaked"], "the search finds"
     lying = [row for row in found if row["outcome"] == "refused"]
-    # What could not be answered waits in the queue; that is what a queue is. It is the only place, and its owner's alone.
+    # What could not be answered waits in the queue: the only place where it is written, and its owner's alone.
     kept = [row for row in lying if str(row["path"]).startswith(QUEUE)]
     assert [row for row in lying if row not in kept] == [], "written down, though for root alone"
     assert kept == [] or fault != "nothing", "what was answered at once was never written"
