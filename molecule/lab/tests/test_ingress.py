@@ -26,7 +26,8 @@ def test_a_request_is_built_anew(seen: dict[str, Any]) -> None:
     assert (models["method"], models["path"]) == ("GET", "/v1/models")
     assert SECRET not in json.dumps(seen["got"])
     names = {name for name, _value in chat["headers"]}
-    more = {"x-api-key"} if seen["plane"] == "sovereign" else set()  # admission's messages route takes its key there
+    # Admission's messages route takes its key by x-api-key, and its queue has two words of its own.
+    more = {"x-api-key", "prefer", "idempotency-key"} if seen["plane"] == "sovereign" else set()
     assert names == {"host", "authorization", "content-type", "content-length", "connection"} | more
     assert dict(chat["headers"])["authorization"] == "Bearer a-key"
 
