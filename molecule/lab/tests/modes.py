@@ -61,7 +61,9 @@ class Done:
 def _argv(module: str, **options: Any) -> list[str]:
     words = ["ansible", "sovereign", "--inventory", "inventory/lab", "--become"]
     words += ["--extra-vars", f"ansible_python_interpreter={PYTHON}"]
-    return [*words, "--module-name", f"mushishi.sovereign.{module}", "--args", json.dumps(options)]
+    words += ["--module-name", f"mushishi.sovereign.{module}"]
+    # Without options there are no words either: "{}" would be a word.
+    return [*words, *(("--args", json.dumps(options)) if options else ())]
 
 
 def _read(output: str) -> Done:
@@ -124,7 +126,7 @@ class Modes:
         assert sorted(info["running"]) == sorted(wanted), info["running"]
         held = {name: each["held_mib"] for name, each in info["tenants"].items() if each["held_mib"]}
         assert held == {name: each["vram_mib"] for name, each in wanted.items()}
-        assert info["card"]["memory_mib"]["used"] == sum(held.values()) + beside
+        assert info["card"]["memory_mib"]["used"] == sum(held.values()) + beside, info
         ours = {name for tenant in self.registry["tenants"].values() for name in tenant["containers"]}
         there = set(self.lab.hub.run("docker", "ps", "--all", "--format", "{{.Names}}").split())
         assert there & ours == {name for tenant in wanted.values() for name in tenant["containers"]}

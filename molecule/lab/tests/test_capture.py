@@ -257,7 +257,7 @@ def test_the_same_from_personal_is_seen_outside(lab: Lab) -> None:
         answers = send(lab, markers, ("personal",))
         assert answers["personal/prompt"].status == 200 and answers["personal/prompt"].backend not in ("gpu", "cpu")
         seen = {channel for channel in capture.CHANNELS if lab.seen_outside(markers.of("personal", channel)) > 0}
-        assert seen == {"prompt", "tool-result", "image"} and answers["personal/file-name"].status == 400
+        assert seen == {"prompt", "queued", "tool-result", "image"} and answers["personal/file-name"].status == 400
     finally:
         steer(lab, "ok")
         lab.hub.run("systemctl", "start", *CPU_UNITS)
