@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 def _make_collections_root() -> Path:
     root = Path(tempfile.mkdtemp(prefix="mushishi-collections-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    atexit.register(shutil.rmtree, root, ignore_errors=True)  # at the end, whatever is left of it
     namespace = root / "ansible_collections" / "mushishi"
     namespace.mkdir(parents=True)
     (namespace / "sovereign").symlink_to(CHECKOUT, target_is_directory=True)

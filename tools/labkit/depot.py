@@ -115,7 +115,7 @@ def _debs(run: Run, host: Host) -> None:
         r"^Get:\d+ \S+ \S+ \S+ (?P<what>\S+)",
     )
     target = DEPOT / "debs"
-    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)  # there may be none yet
     target.mkdir()
     for package in (ROOTFS / "var/cache/apt/archives").glob("*.deb"):
         shutil.move(package, target / package.name)
@@ -139,13 +139,13 @@ def _wheels(run: Run) -> None:
         script += f"{fetch} {kind} -r /workshop/lock-{number}.txt\n"
     _inside(run, script, "Fetching Python packages", r"^Collecting (?P<what>\S+)")
     target = DEPOT / "wheels"
-    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)  # there may be none yet
     shutil.move(shop / "wheels", target)
 
 
 def _client(run: Run) -> None:
     target = DEPOT / "client"
-    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)  # there may be none yet
     version = (ROOTFS / "usr/bin/python3").readlink().name.removeprefix("python")
     run.command(
         [
@@ -202,7 +202,7 @@ def _engine(run: Run, docker: dict[str, str]) -> None:
     """The engine stand-in as an image archive: Python and the stand-ins, nothing else."""
     run.note("packing the engine stand-in's image")
     stage = DEPOT / "engine-root"
-    shutil.rmtree(stage, ignore_errors=True)
+    shutil.rmtree(stage, ignore_errors=True)  # there may be none yet
     stage.mkdir()
     for name in _python_files(run):
         source, target = ROOTFS / name, stage / name

@@ -22,7 +22,7 @@ def make(run: Run, name: str) -> Path:
     if mark.is_file() and mark.read_text() == want:
         return target
     run.note(f"installing {lock.relative_to(ROOT)} into {target.relative_to(ROOT)}")
-    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)  # there may be none yet
     python = target / "bin/python"
     run.command([UV, "venv", "--python", sys.executable, target], why=f"Making the environment {name}")
     run.command([UV, "pip", "sync", "--python", python, "--require-hashes", lock], why=f"Installing {lock.name}")

@@ -116,7 +116,7 @@ def _shorter(output: str) -> str:
 
 def planted() -> list[str]:
     """Tests of :data:`MUST_FIND` that did not find what was planted for them."""
-    shutil.rmtree(PLANTED, ignore_errors=True)
+    shutil.rmtree(PLANTED, ignore_errors=True)  # there may be none yet
     for name, text in FAULTS.items():
         (PLANTED / name).parent.mkdir(parents=True, exist_ok=True)
         (PLANTED / name).write_text(text)

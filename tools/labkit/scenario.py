@@ -43,7 +43,7 @@ def molecule(run: Run, verb: str, env: dict[str, str], why: str) -> None:
     """One Molecule step of the lab scenario, its tasks shown as they pass."""
     if verb == "create":
         # Molecule remembers that it created; containers that are gone since then would be missed.
-        shutil.rmtree(STATE / "molecule", ignore_errors=True)
+        shutil.rmtree(STATE / "molecule", ignore_errors=True)  # there may be none yet
     run.command(["molecule", verb, "--scenario-name", "lab"], why=why, env=env, progress=TASK)
 
 

@@ -60,7 +60,7 @@ def refuse_machine(machine: str, flags: str) -> None:
 
 def refuse_memory(meminfo: str) -> None:
     """Raise :class:`Failed` when the engines would not find their memory."""
-    free = int(re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)[1]) // 1024  # type: ignore[index]
+    free = int(re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)[1]) // 1024  # type: ignore[index]  # it is there
     if free < MEMORY_MIB:
         raise Failed(f"{free} MiB of memory are free; a real vLLM with the modes' caches needs {MEMORY_MIB}.")
 
@@ -72,7 +72,7 @@ def environment(run: Run) -> None:
     mark = TARGET / ".locked"
     if not mark.is_file() or mark.read_text() != want:
         run.note(f"installing {LOCK.relative_to(ROOT)} into {TARGET.relative_to(ROOT)} (2.1 GB)")
-        shutil.rmtree(TARGET, ignore_errors=True)
+        shutil.rmtree(TARGET, ignore_errors=True)  # there may be none yet
         run.command([environments.UV, "venv", "--python", PYTHON_VERSION, TARGET], why="Making the environment of vLLM")
         argv: list[str | Path] = [environments.UV, "pip", "sync", "--python", PYTHON, "--require-hashes", LOCK]
         if run.command([*argv, *links()], why="", check=False) != 0:
@@ -103,7 +103,7 @@ def _tree(run: Run) -> None:
     if mark.is_file() and mark.read_text() == want:
         return
     run.note("fetching the release that the role names, for its parser (336 MB, 57 are kept)")
-    shutil.rmtree(TREE, ignore_errors=True)
+    shutil.rmtree(TREE, ignore_errors=True)  # there may be none yet
     TREE.mkdir(parents=True)
     download = STATE / "download"
     run.command(
@@ -206,7 +206,7 @@ def stage(run: Run, folder: Path) -> None:
     ours = site_packages()
     binaries = [program, *(path for path in (*library, *ours.rglob("*")) if ".so" in path.suffixes and path.is_file())]
     tools = [Path(found) for name in TOOLS if (found := shutil.which(name))]
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # there may be none yet
     for path in [program, *library, *tools, *linked(run, [*binaries, *tools], ours)]:
         # A merged /usr: /lib is a link to usr/lib.
         parent = path.parent.resolve() if path.parts[1] in ("lib", "lib64", "bin") else path.parent

@@ -81,7 +81,7 @@ def test_an_engine_that_only_says_so_is_stopped_and_started(
     ours = sleeper.VllmSleeper("", lambda argv: (updates.append(argv), (0, "", ""))[1])
     # What the proof compares is there, and repeats.
     assert ours.says(engine) == ours.says(engine) and ours.asleep(engine) is False
-    proof = warm.prove(world, ours, engine, 1, "x")  # type: ignore[arg-type]
+    proof = warm.prove(world, ours, engine, 1, "x")  # type: ignore[arg-type]  # a world of its own
     assert proof.doubt.startswith("it says that it sleeps and holds "), proof.doubt
     assert updates[0][:3] == ["docker", "update", "--restart=no"]
     # Made anew, and it serves: no worse than without the option.

@@ -108,7 +108,7 @@ class Holes:
         if status != 0:
             raise RuntimeError(f"without a timer that closes it no hole is planted: {err.strip()[:300]}")
         try:
-            shutil.rmtree(FOLDER, ignore_errors=True)
+            shutil.rmtree(FOLDER, ignore_errors=True)  # there is none, but after a kill
             os.mkdir(FOLDER, 0o755)
             os.chmod(FOLDER, 0o755)  # noqa: S103  # the planted hole
             yield self

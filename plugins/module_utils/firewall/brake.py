@@ -332,7 +332,7 @@ class Brake:
     def take(self, folder: Path) -> Snapshot:
         """Copy everything; the folder gets its name when it is whole."""
         new = folder.with_name(f"{folder.name}.new")
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)  # mostly there is none; the next line fails if it stays
         new.mkdir(parents=True, mode=0o700)
         files: dict[str, Any] = {}
         for number, path in enumerate(self._places.files):
@@ -355,7 +355,7 @@ class Brake:
             "guard": doors_of(self._guard_rules()),
         }
         write(new / "index.json", json.dumps(index, sort_keys=True).encode())
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)  # mostly there is none; the next line fails if it stays
         new.replace(folder)
         sync(folder.parent)
         return Snapshot(folder, index)
@@ -493,9 +493,9 @@ class Brake:
     def _forget(self, mark: Mapping[str, Any]) -> None:
         """The change is over, as if it had never been tried."""
         self._places.mark.unlink(missing_ok=True)
-        shutil.rmtree(self._places.pending, ignore_errors=True)
+        shutil.rmtree(self._places.pending, ignore_errors=True)  # the mark decides, and it is gone
         if mark.get("first"):
-            shutil.rmtree(self._places.before, ignore_errors=True)
+            shutil.rmtree(self._places.before, ignore_errors=True)  # the mark decides, and it is gone
 
     # ---- after a change
     def confirm(self, token: str, connection: str = "") -> None:
@@ -523,9 +523,9 @@ class Brake:
             self._places.mark.unlink()
             sync(self._places.pending)
             self._run(["systemctl", "stop", f"{UNIT}.timer"], "")
-            shutil.rmtree(self._places.pending, ignore_errors=True)
+            shutil.rmtree(self._places.pending, ignore_errors=True)  # the mark decides, and it is gone
             if mark["leaving"]:
-                shutil.rmtree(self._places.before, ignore_errors=True)
+                shutil.rmtree(self._places.before, ignore_errors=True)  # the mark decides, and it is gone
             self._places.undone.unlink(missing_ok=True)
 
     def wait(self, token: str) -> None:

@@ -10,7 +10,6 @@ client, with no key of the machine's and past every packet filter; without it ss
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 from ansible_collections.mushishi.sovereign.plugins.module_utils._login import Login
+from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.lockout import device_to
 from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet import lockout
 from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet.client import NETFILTER_MODES, Runner
 
@@ -139,15 +139,6 @@ def listens(port: int, proc: str = "/proc") -> bool:
     return False
 
 
-def device_to(address: str, run: Runner) -> str | None:
-    """The interface by which this machine answers an address; None when there is no route."""
-    status, out, _err = run(["ip", "--json", "route", "get", address])
-    try:
-        return str(json.loads(out)[0]["dev"]) if status == 0 else None
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
 @dataclass(frozen=True)
 class Change:
     """What a login could lose: the chain that lets it in, the server that answers it, or everything at once."""
@@ -215,7 +206,9 @@ def refuse(
     Raises:
         SovereignError: with every reason.
     """
-    if login is None or not made.matters or (login.zone or device_to(login.address, run)) != interface:
+    if login is None or not made.matters:
+        return []
+    if (login.zone or device_to(login.address, lambda argv, _stdin: run(argv))) != interface:
         return []
     packet = Packet(login.address, login.port, interface)
     found = reasons(made, packet, read_ufw(etc), lambda: without_tailscales_ssh(login, run))

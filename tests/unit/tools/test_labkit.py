@@ -156,7 +156,7 @@ def test_the_phases_are_told_with_their_times(monkeypatch: pytest.MonkeyPatch, t
     clock = iter([0.0, 1.0, 66.0, 66.0, 70.0, 75.0, 75.0])
     monkeypatch.setattr(say.time, "monotonic", lambda: next(clock, 75.0))
     run = say.Run("test", 3)
-    run.elapsed = lambda: "0:00"  # type: ignore[method-assign]
+    run.elapsed = lambda: "0:00"  # type: ignore[method-assign]  # asks the clock
     with run.phase("Build"):
         pass
     with pytest.raises(say.Failed), run.phase("Break"):

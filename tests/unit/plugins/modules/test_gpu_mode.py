@@ -220,5 +220,5 @@ def test_what_cannot_be_read_is_an_error(run: Run, there: Machine) -> None:
     def broken() -> dict[str, Any]:
         raise SovereignError("file x", "it is not what a switch writes", "Move it away.")
 
-    there.status = broken  # type: ignore[method-assign]
+    there.status = broken  # type: ignore[method-assign]  # a fault of this test
     assert "Move it away" in run(gpu_info)["msg"]

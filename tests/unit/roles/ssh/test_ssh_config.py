@@ -104,7 +104,6 @@ def test_a_wrong_word_is_refused(rendered: Rendered, tmp_path: Path, host_key: P
 def algorithms(text: str) -> dict[str, str]:
     """Keyword → list of algorithms of a file."""
     words = ("KexAlgorithms", "Ciphers", "MACs", "HostKeyAlgorithms", "PubkeyAcceptedAlgorithms")
-    # A word that is missing is to fail here, too.
     # A setting that is not there fails the test, here and now.
     return {word: re.search(rf"^{word} (.*)$", text, re.MULTILINE)[1] for word in words}  # type: ignore[index]
 

@@ -204,7 +204,7 @@ def test_what_a_project_needs_is_asked_before_it_is_started(
         if tag not in images:
             raise ImageNotFound(tag)
 
-    docker.images = SimpleNamespace(get=get)  # type: ignore[attr-defined]
+    docker.images = SimpleNamespace(get=get)  # type: ignore[attr-defined]  # the double grows
     assert world.startable(tenant) == f"{here} is not there; there is no image b:2"
     assert compose.told == [["docker", "compose", "--file", tenant.project, "config", "--format=json"]]
     here.mkdir()
@@ -220,7 +220,7 @@ def test_what_a_project_needs_is_asked_before_it_is_started(
     def broken(tag: str) -> None:
         raise ConnectionError(tag)
 
-    docker.images = SimpleNamespace(get=broken)  # type: ignore[attr-defined]
+    docker.images = SimpleNamespace(get=broken)  # type: ignore[attr-defined]  # the double grows
     with pytest.raises(SovereignError, match="it does not answer"):
         world.startable(tenant)
 

@@ -230,6 +230,7 @@ def test_a_process_that_outlives_its_container_is_its_tenant_s(here: Here, monke
     """What is on the card without a container any more is waited for by name, not called a stranger."""
     with here.opened() as there:
         there.switch("audio")
+        # This world has a card.
         monkeypatch.setattr(machine.RealWorld, "sleep", lambda self, seconds: here.card.foreign.clear())  # type: ignore[union-attr]
         number = f"{here.docker.up['mushishi-tts']:064x}"
         stopped = here.docker.run

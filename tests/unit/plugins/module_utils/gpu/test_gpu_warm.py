@@ -167,7 +167,7 @@ def test_an_engine_that_sleeps_badly_is_not(fault: str) -> None:
         world.wakes = 0
         real_start(tenant)
 
-    world.start = start  # type: ignore[method-assign]
+    world.start = start  # type: ignore[method-assign]  # a fault of this test
     proof = warm.prove(world, Sleeper(world), AGENT, 1, "abc 580")
     assert FAULTS[fault] in proof.doubt
     assert world.ready(AGENT) == "" and world.calls.count("start vllm-agent") == 1
@@ -182,7 +182,7 @@ def test_the_second_time_counts_too() -> None:
         if world.wakes == 2:
             world.sleepers.add(tenant.name)
 
-    world.wake_engine = wake  # type: ignore[method-assign]
+    world.wake_engine = wake  # type: ignore[method-assign]  # a fault of this test
     assert "did not answer" in warm.prove(world, Sleeper(world), AGENT, 1, "x").doubt
 
 
@@ -208,7 +208,7 @@ def test_one_that_cannot_be_made_anew_is_an_error() -> None:
         Drowsy.start(world, tenant)
         world.hang.add(tenant.name)
 
-    world.start = start  # type: ignore[method-assign]
+    world.start = start  # type: ignore[method-assign]  # a fault of this test
     with pytest.raises(SovereignError, match=r"does not answer: the last words of vllm-agent.*option to sleep away"):
         warm.prove(world, Sleeper(world), AGENT, 1, "x")
 
