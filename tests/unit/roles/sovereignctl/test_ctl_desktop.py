@@ -239,20 +239,30 @@ class Screen:
         )
         return done.stdout
 
-    def windows(self) -> set[tuple[str, str]]:
-        """The picker's windows: number and process, because the number of one that is gone is given to the next."""
-        found = self._hand("search", "--onlyvisible", "--name", "^GPU mode$").split()
-        return {(window, self._hand("getwindowpid", window).strip()) for window in found}
+    def windows(self) -> list[tuple[str, str]]:
+        """The picker's windows: number and kind (list, progress, info, error), which the program's words tell."""
+        found = []
+        for window in self._hand("search", "--onlyvisible", "--name", "^GPU mode$").split():
+            pid = self._hand("getwindowpid", window).strip()
+            try:
+                words = Path(f"/proc/{int(pid)}/cmdline").read_bytes().split(b"\0")
+            except (ValueError, OSError):
+                continue  # It was closed between the two questions.
+            found += [(window, kind) for kind in ("list", "progress", "info", "error") if f"--{kind}".encode() in words]
+        return found
 
-    def new(self, known: set[tuple[str, str]]) -> str:
-        """The number of the picker's next window."""
+    def answer(self, process: subprocess.Popen[str], answers: dict[str, tuple[str, ...]]) -> int:
+        """Press an answer's keys in each window of its kind until the program ends; the exit status.
+
+        A window that was not ready loses its keys and is still there: it is answered again.
+        """
         deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            if found := self.windows() - known:
-                known |= found
-                return min(found)[0]
+        while process.poll() is None and time.monotonic() < deadline:
+            for window, kind in self.windows():
+                if kind in answers:
+                    self.keys(window, *answers[kind])
             time.sleep(0.1)
-        raise AssertionError("no window came")
+        return process.wait(10)
 
     def keys(self, window: str, *keys: str) -> None:
         """Press keys in a window, once it can hear them."""
@@ -283,24 +293,12 @@ def _real(stage: Stage, screen: Screen) -> None:
     stage.environment.pop("WAYLAND_DISPLAY", None)
 
 
-def _ends(process: subprocess.Popen[str], screen: Screen, known: set[tuple[str, str]]) -> int:
-    """Press Return in every window that is not known, until there are no more; the exit status."""
-    deadline = time.monotonic() + PATIENCE
-    while process.poll() is None and time.monotonic() < deadline:
-        for window, _pid in screen.windows() - known:
-            screen.keys(window, "Return")
-        time.sleep(0.1)
-    return process.wait(10)
-
-
 def test_real_windows_under_xvfb_switch_a_mode(stage: Stage, screen: Screen) -> None:
     _real(stage, screen)
     stage.world(slow={"vllm-forensic": 20})
     process = stage.start()
-    known: set[tuple[str, str]] = set()
-    screen.keys(screen.new(known), "Home", "Down", "Return")
-    screen.new(known)
-    assert _ends(process, screen, known) == attempt.DONE, process.communicate()
+    answers = {"list": ("Home", "Down", "Return"), "info": ("Return",), "error": ("Return",)}
+    assert screen.answer(process, answers) == attempt.DONE, process.communicate()
     assert stage.mode == "forensic" and stage.up == MODES["forensic"]
 
 
@@ -308,16 +306,14 @@ def test_real_windows_under_xvfb_call_it_off(stage: Stage, screen: Screen) -> No
     _real(stage, screen)
     stage.world(slow={"vllm-forensic": 90}, pace=0.2)
     process = stage.start()
-    known: set[tuple[str, str]] = set()
-    screen.keys(screen.new(known), "Home", "Down", "Return")
-    screen.keys(screen.new(known), "Escape")
-    # The bar of the way back, where Return does nothing, then the error's window.
-    assert _ends(process, screen, known) == attempt.CANCELLED, process.communicate()
+    # The bar of the way back has no button to call it off: Escape does nothing there.
+    answers = {"list": ("Home", "Down", "Return"), "progress": ("Escape",), "error": ("Return",)}
+    assert screen.answer(process, answers) == attempt.CANCELLED, process.communicate()
     assert stage.mode == "agent" and stage.up == sorted(MODES["agent"])
 
 
 def test_real_windows_under_xvfb_closed_at_once_change_nothing(stage: Stage, screen: Screen) -> None:
     _real(stage, screen)
     process = stage.start()
-    screen.keys(screen.new(set()), "Escape")
-    assert process.wait(PATIENCE) == attempt.DONE and stage.mode == "agent" and stage.up is None
+    assert screen.answer(process, {"list": ("Escape",)}) == attempt.DONE
+    assert stage.mode == "agent" and stage.up is None
