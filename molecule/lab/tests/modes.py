@@ -212,3 +212,63 @@ def around(names: list[str]) -> list[str]:
         else:
             way.append(stack.pop())
     return way[::-1]
+
+
+# ---- the other tenants
+#: What each image of role gpu_tenants starts with by itself, as the stand-in takes it; the others are told.
+OWN_COMMANDS = {
+    "comfyui": [],
+    "tts": [],
+    "redis": [],
+    "audio": ["serve", "/audio/health", "9000"],
+    "musetalk": ["serve", "/health", "9005"],
+    "hallo2": ["serve", "/health", "9006"],
+    "latentsync": ["serve", "/health", "9007"],
+    "music": ["serve", "/health", "9004"],
+}
+#: Tenant → the service of it that holds the card, and MiB: what the role says that it may hold.
+HOLDERS = {
+    "comfyui": ("comfyui", 29696),
+    "tts": ("tts", 3072),
+    "audio-worker": ("worker", 2048),
+    "musetalk": ("musetalk", 4096),
+    "latentsync": ("latentsync", 6144),
+    "hallo2": ("hallo2", 12288),
+    "music": ("music", 16384),
+}
+ARCHIVE = "/var/tmp/tenants.tar"
+TENANT_ENTRY = 'ENTRYPOINT ["/usr/bin/python3", "-m", "standins.tenant"]'
+
+
+def tenants_settings(lab: Lab) -> dict[str, Any]:
+    """Settings with which role gpu_tenants brings all of its tenants, each a stand-in, from an archive made now.
+
+    An image differs from the engine's in what it starts; the machine has none of them by name afterwards.
+    """
+    hub = lab.hub
+    engine = hub.run("docker", "inspect", "--format", "{{.Image}}", lab.engine_container("agent")).strip()
+    ids, tags = {}, []
+    for name, command in OWN_COMMANDS.items():
+        made = hub.run("docker", "create", engine).strip()
+        changes = [TENANT_ENTRY, f"CMD {json.dumps(command)}", f"LABEL of={name}"]
+        words = [word for change in changes for word in ("--change", change)]
+        tags.append(f"lab-tenant/{name}:stand-in")
+        ids[name] = hub.run("docker", "commit", *words, made, tags[-1]).strip()
+        hub.run("docker", "rm", made)
+    assert len(set(ids.values())) == len(ids), "control: each is an image of its own"
+    hub.run("docker", "save", "--output", ARCHIVE, *tags)
+    hub.run("docker", "image", "rm", *tags)
+    return {
+        "gpu_tenants_enabled": list(HOLDERS),
+        "gpu_tenants_images": {name: {"archive": ARCHIVE, "id": number} for name, number in ids.items()},
+        "gpu_tenants_gpu_devices": [],
+        "gpu_tenants_overrides": {
+            tenant: {"services": {service: {"environment": {"STANDIN_VRAM_MIB": str(mib)}}}}
+            for tenant, (service, mib) in HOLDERS.items()
+        },
+    }
+
+
+def inside(lab: Lab, container: str, code: str) -> str:
+    """Python in a container; what it prints."""
+    return lab.hub.run("docker", "exec", container, "python3", "-c", code)
