@@ -70,7 +70,8 @@ PARTS = {
     "half of each environment": "rm -f /opt/mushishi/venvs/*/mushishi-lock; "
     "find /opt/mushishi/venvs -path '*/site-packages/*' -name '[a-m]*.py' -delete 2>/dev/null || true",
     "the programs": "rm -rf /opt/mushishi/admission /opt/mushishi/gateway /opt/mushishi/plane /opt/mushishi/llama.cpp "
-    "/opt/mushishi/guard /opt/mushishi/audit /usr/local/bin/mushishi-audit",
+    "/opt/mushishi/guard /opt/mushishi/audit /usr/local/bin/mushishi-audit /opt/mushishi/sovereignctl "
+    "/opt/mushishi/tailnet /opt/mushishi/firewall",
     "the units": "rm -rf /etc/systemd/system/mushishi-* /etc/systemd/system/*.wants/mushishi-* "
     "/etc/systemd/system/sovereign*.slice /etc/systemd/journald@sovereign.conf",
     "the running units": "systemctl stop 'mushishi-*' 2>/dev/null || true",
@@ -86,6 +87,11 @@ PARTS = {
     "the plane": "systemctl stop mushishi-plane.service 2>/dev/null || true; "
     "docker network rm sovereign 2>/dev/null || true; "
     "ip netns delete sovereign 2>/dev/null || true; ip link delete br-sovereign 2>/dev/null || true",
+    "the firewall": "ufw disable 2>/dev/null || true; rm -f /etc/mushishi/doors.json; "
+    "for each in iptables ip6tables; do $each -F DOCKER-USER 2>/dev/null || true; done",
+    "the tailnet's login": "tailscale logout 2>/dev/null || true",
+    "the server's settings for SSH": "rm -f /etc/ssh/sshd_config.d/00-mushishi.conf "
+    "/etc/systemd/system/ssh.service.d/20-tailnet.conf",
     "the package lists": "rm -rf /var/lib/apt/lists/*",
 }
 
