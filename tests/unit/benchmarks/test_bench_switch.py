@@ -176,6 +176,7 @@ def measured(tmp_path: Path, collections_root: Path, script: str, loading: float
     return done.stdout
 
 
+@pytest.mark.nightly
 def test_both_ways_are_measured(tmp_path: Path, collections_root: Path) -> None:
     found = mode_switch.read(measured(tmp_path, collections_root, str(BENCHKIT / "plain_switch.sh")))
     assert sorted((each.way, each.target) for each in found) == [
@@ -189,6 +190,7 @@ def test_both_ways_are_measured(tmp_path: Path, collections_root: Path) -> None:
     assert {figure.metric for figure in mode_switch.figures(found) if figure.goal} == {"overhead"}
 
 
+@pytest.mark.nightly
 def test_a_script_that_fails_is_no_result(tmp_path: Path, collections_root: Path) -> None:
     broken = tmp_path / "broken.sh"
     broken.write_text("echo it is broken >&2; exit 7\n")
@@ -196,6 +198,7 @@ def test_a_script_that_fails_is_no_result(tmp_path: Path, collections_root: Path
         mode_switch.read(measured(tmp_path, collections_root, str(broken)))
 
 
+@pytest.mark.nightly
 def test_a_script_that_does_not_wait_is_found_out(tmp_path: Path, collections_root: Path) -> None:
     """It says that it is done when the engine has not answered yet."""
     hasty = tmp_path / "hasty.sh"

@@ -125,6 +125,7 @@ def test_what_vllm_brings_becomes_a_registry(play: Play) -> None:
 TENANTS = ["comfyui", "tts", "audio-worker", "musetalk", "latentsync", "hallo2", "music"]
 
 
+@pytest.mark.nightly
 def test_the_other_tenants_come_in_beside_it(play: Play) -> None:
     """All of the collection's modes fit a card of 32 GB together with what stands beside them, by the sum."""
     images = {
@@ -159,6 +160,7 @@ def test_without_an_image_there_is_no_mode(play: Play) -> None:
     assert "gpu_modes_active is agent. The modes are off, and keep." in " ".join(play.said.split())
 
 
+@pytest.mark.nightly
 def test_the_inventory_s_own_word_counts_last(play: Play, tmp_path: Path) -> None:
     project = tmp_path / "compose.yml"
     service = {
@@ -200,6 +202,7 @@ def test_the_inventory_s_own_word_counts_last(play: Play, tmp_path: Path) -> Non
     assert "tenant tts: service tts is privileged" in play.said
 
 
+@pytest.mark.nightly
 def test_what_was_switched_to_last_can_be_kept(play: Play, tmp_path: Path) -> None:
     good = tmp_path / "good.json"
     settings = {"vllm_image": IMAGE, "vllm_mode": "off", "gpu_modes_active": "keep", "__gpu_modes_good": str(good)}
@@ -222,6 +225,7 @@ def there(tmp_path: Path) -> list[str]:
     return ["--extra-vars", f"__gpu_modes_registry={tmp_path / 'registry.json'}"]
 
 
+@pytest.mark.nightly
 def test_a_switch_is_watched_and_its_end_told(play: Play, there: list[str]) -> None:
     given = {"gpu_modes_python": sys.executable, "gpu_modes_on_busy": "force", "gpu_modes_drain_timeout": 7}
     found = play(SWITCH, *there, gpu_modes_active="other", **given)

@@ -302,6 +302,7 @@ def test_real_windows_under_xvfb_switch_a_mode(stage: Stage, screen: Screen) -> 
     assert stage.mode == "forensic" and stage.up == MODES["forensic"]
 
 
+@pytest.mark.nightly
 def test_real_windows_under_xvfb_call_it_off(stage: Stage, screen: Screen) -> None:
     _real(stage, screen)
     stage.world(slow={"vllm-forensic": 90}, pace=0.2)
