@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,10 @@ from .paths import ROOT
 DECISIONS, PAGE, KEPT = ROOT / "docs/lynis.yml", ROOT / "docs/lynis.md", ROOT / "docs/lynis.json"
 #: What may be decided. ``container``: only because the lab machine is a container; a real one is judged anew.
 KINDS = ("accepted", "later", "container", "not ours")
+
+
+#: A setting that should have another value: "MaxAuthTries (set 6 to 3)".
+SETTING = re.compile(r"(\S+) \(set ")
 
 
 class LynisError(Exception):
@@ -50,19 +55,24 @@ def parse(text: str) -> Report:
     """
     found = Report()
     single: dict[str, str] = {}
+    listed: list[tuple[str, str, str, str]] = []
     for line in text.splitlines():
         name, sign, value = line.partition("=")
         if not sign or name.startswith("#"):
             continue
         if name in ("suggestion[]", "warning[]"):
-            # The same test may find several things: each is a finding.
             number, _bar, rest = value.partition("|")
             words, detail = [*rest.split("|"), "", ""][:2]
-            what = "warning" if name == "warning[]" else "suggestion"
-            key = number if number not in found.findings else f"{number} ({detail if detail.strip('-') else words})"
-            found.findings[key] = f"{what}: {words}{f' [{detail}]' if detail.strip('-') else ''}"
+            listed.append((name.removesuffix("[]"), number, words, detail if detail.strip("-") else ""))
         else:
             single[name] = value
+    times = Counter(number for _what, number, _words, _detail in listed)
+    for what, number, words, detail in listed:
+        # The same test may find several things: each is a finding, under a name that no other finding changes.
+        setting = SETTING.match(detail)
+        label = setting[1] if setting else (detail or words) if times[number] > 1 else ""
+        said = f"{what}: {words}{f' [{detail}]' if detail else ''}"
+        found.findings[f"{number} ({label})" if label else number] = said
     if not single.get("hardening_index", "").isdigit() or "report_datetime_end" not in single:
         raise LynisError("this is no report of a run of Lynis that came to its end (no hardening_index, no end)")
     found.index = int(single["hardening_index"])

@@ -32,10 +32,10 @@ report_datetime_end=2026-11-27 10:01:00
 AFTER = REPORT.replace("hardening_index=60", "hardening_index=75").replace(
     "warning[]=FIRE-4512|iptables module(s) loaded, but no rules active|-|-|\n", ""
 )
-TWICE = "SSH-7408 (MaxAuthTries (set 6 to 3))"
+FORWARDING, TRIES = "SSH-7408 (AllowTcpForwarding)", "SSH-7408 (MaxAuthTries)"
 DECIDED = f"""
-SSH-7408: {{kind: accepted, why: Port forwarding is how a client reaches a UI.}}
-"{TWICE}": {{kind: later, why: Another role's business.}}
+"{FORWARDING}": {{kind: accepted, why: Port forwarding is how a client reaches a UI.}}
+"{TRIES}": {{kind: later, why: Another role's business.}}
 BOOT-5122: {{kind: container, why: The lab machine has no boot loader.}}
 """
 
@@ -44,11 +44,16 @@ def test_a_report_is_read_whole() -> None:
     found = lynis.parse(REPORT)
     assert (found.version, found.system, found.index, found.tests) == ("3.1.4", "Debian 13", 60, 250)
     assert found.findings == {
-        "SSH-7408": "suggestion: Consider hardening SSH configuration [AllowTcpForwarding (set YES to NO)]",
-        TWICE: "suggestion: Consider hardening SSH configuration [MaxAuthTries (set 6 to 3)]",
+        FORWARDING: "suggestion: Consider hardening SSH configuration [AllowTcpForwarding (set YES to NO)]",
+        TRIES: "suggestion: Consider hardening SSH configuration [MaxAuthTries (set 6 to 3)]",
         "BOOT-5122": "suggestion: Set a password on GRUB boot loader",
         "FIRE-4512": "warning: iptables module(s) loaded, but no rules active",
     }
+
+
+def test_another_finding_changes_no_name() -> None:
+    one = lynis.parse(REPORT.replace("suggestion[]=SSH-7408|Consider hardening SSH configuration|AllowTcp", "x=", 1))
+    assert TRIES in one.findings and FORWARDING not in one.findings
 
 
 @pytest.mark.parametrize("text", ["", "hello", REPORT.replace("report_datetime_end", "x"), REPORT.replace("=60", "=")])
