@@ -241,7 +241,6 @@ ROWS = (
         "/etc/mushishi/gpu_tenants/{{ item.key }}/compose.yml",
         each="__gpu_tenants_chosen | dict2items",
     ),
-    Row("gpu_tenants", "model_paths.yaml.j2", "/var/lib/mushishi/gpu_tenants/comfyui/config/model_paths.yaml"),
     Row("guard", "egress.json.j2", "/etc/mushishi/guard/egress.json"),
     Row("guard", "host.nft.j2", "/etc/mushishi/guard/host.nft"),
     Row("guard", "mushishi-egress.service.j2", f"{UNITS}/mushishi-egress.service"),
