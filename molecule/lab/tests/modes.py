@@ -19,6 +19,7 @@ JOURNAL = "/var/lib/mushishi-gpu"
 PROGRESS = "/run/mushishi-gpu.progress.json"
 #: What the stand-in of the driver's library reads (molecule/standins/nvml.c).
 CARD = "/run/stand-in-card"
+FORCE: dict[str, Any] = {"on_busy": "force", "drain_timeout": 3}
 MODELS = ROOT / ".lab/depot/models"
 #: Waits for a phase of a switch, and kills who switches, or restarts Docker, in it.
 LIE_IN_WAIT = """
@@ -198,6 +199,17 @@ def bystander(lab: Lab) -> Iterator[str]:
         assert lab.hub.run(*look) == before, "a container of somebody else was touched"
     finally:
         lab.hub.run("docker", "rm", "--force", "bystander")
+
+
+def walk(modes: Modes, way: list[str]) -> None:
+    for target in way:
+        done = switch(target)
+        assert done.result["changed"] and done.outcome == "done", f"to {target}: {done.result}"
+        modes.serves(target, beside=90)
+        again = switch(target)
+        assert not again.result["changed"] and again.outcome == "nothing to do", f"{target} again: {again.result}"
+        # What a picker's user sees beside it: where the time went.
+        assert set(done.result["seconds"]) >= {"busy", "close", "drain", "stop", "freed", "start", "open", "commit"}
 
 
 def around(names: list[str]) -> list[str]:

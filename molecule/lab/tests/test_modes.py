@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""GPU modes on the lab machine: every pair, load through switches, every fault, with the card of the NVML stand-in."""
+"""GPU modes on the lab machine: load through switches, every fault, with the card of the NVML stand-in."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import Lab, play, recap, site
+from conftest import Lab, play, recap
 from modes import (
-    ARCHIVE,
     CARD,
-    HOLDERS,
+    FORCE,
     JOURNAL,
     LIE_IN_WAIT,
     PROGRESS,
@@ -30,13 +29,10 @@ from modes import (
     card,
     end,
     foreign,
-    inside,
     scripted,
     switch,
-    tenants_settings,
+    walk,
 )
-
-FORCE: dict[str, Any] = {"on_busy": "force", "drain_timeout": 3}
 
 
 @pytest.fixture(scope="module")
@@ -63,98 +59,9 @@ def test_a_way_goes_from_each_to_each_other() -> None:
         assert sorted(pairs) == sorted(itertools.permutations(names, 2)) and way[0] == way[-1]
 
 
-def walk(modes: Modes, way: list[str]) -> None:
-    for target in way:
-        done = switch(target)
-        assert done.result["changed"] and done.outcome == "done", f"to {target}: {done.result}"
-        modes.serves(target, beside=90)
-        again = switch(target)
-        assert not again.result["changed"] and again.outcome == "nothing to do", f"{target} again: {again.result}"
-        # What a picker's user sees beside it: where the time went.
-        assert set(done.result["seconds"]) >= {"busy", "close", "drain", "stop", "freed", "start", "open", "commit"}
-
-
 def test_there_and_back(modes: Modes) -> None:
     with bystander(modes.lab):
         walk(modes, ["forensic", "agent"])
-
-
-@pytest.fixture(scope="module")
-def all_modes(modes: Modes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modes]:
-    """With every tenant that the collection knows, by its role and from an archive; taken away again by the role."""
-    lab = modes.lab
-    settings = tmp_path_factory.mktemp("tenants") / "settings.json"
-    settings.write_text(json.dumps(tenants_settings(lab)))
-    words = ("--tags", "gpu_tenants,gpu_modes,sovereignctl")
-    site(*words, "--extra-vars", f"@{settings}")
-    again = site(*words, "--extra-vars", f"@{settings}")
-    assert recap(again)["changed"] == 0, again
-    yield Modes(lab)
-    switch("agent", **FORCE)
-    site(*words)
-    lab.hub.run("rm", "-f", ARCHIVE)
-    assert Modes(lab).registry == modes.registry, "as before"
-    left = lab.hub.run("docker", "ps", "--all", "--format", "{{.Names}}").split()
-    assert not [name for name in left if name.removeprefix("mushishi-").startswith(tuple(HOLDERS))], left
-
-
-@pytest.mark.nightly
-def test_every_pair(all_modes: Modes) -> None:
-    names = ["agent", *(name for name in all_modes.names() if name != "agent")]
-    wanted = {"agent", "forensic", "coding", "creative", "audio-light", "audio-full", "lipsync-hallo2", "music", "off"}
-    assert set(names) == wanted
-    with bystander(all_modes.lab):
-        walk(all_modes, around(names)[1:])
-
-
-@pytest.mark.nightly
-def test_who_is_in_both_modes_stays(all_modes: Modes) -> None:
-    look = ("docker", "inspect", "--format", "{{.Id}} {{.State.StartedAt}}", "mushishi-tts-tts")
-    before = all_modes.lab.hub.run(*look)
-    switch("audio-full")
-    assert all_modes.lab.hub.run(*look) == before
-    switch("creative")
-    assert not all_modes.lab.hub.ok(*look), "control: it goes where it has no place"
-
-
-RUN_A_PROMPT = """
-import urllib.request
-urllib.request.urlopen("http://127.0.0.1:8188/prompt", b'{"seconds": 15}')
-"""
-QUEUE_A_JOB = """
-import socket
-one = socket.create_connection(("127.0.0.1", 6379))
-one.sendall(b"RPUSH rq:queue:stt job\\r\\n")
-one.recv(9)
-"""
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize(
-    ("mode", "container", "code", "said"),
-    [
-        (
-            "creative",
-            "mushishi-comfyui-comfyui",
-            RUN_A_PROMPT,
-            "comfyui: 1 prompts running",
-        ),
-        (
-            "audio-light",
-            "mushishi-audio-worker-redis",
-            QUEUE_A_JOB,
-            "audio-worker: 1 jobs waiting in stt",
-        ),
-    ],
-)
-def test_a_tenant_at_work_is_not_disturbed(all_modes: Modes, mode: str, container: str, code: str, said: str) -> None:
-    switch(mode)
-    inside(all_modes.lab, container, code)
-    done = ask("gpu_mode", mode="forensic")
-    assert done.failed and done.outcome == "unchanged" and said in done.message, done.result
-    all_modes.serves(mode)
-    assert switch("forensic", **FORCE).outcome == "done"
-    all_modes.serves("forensic")
 
 
 def test_the_playbooks_of_one_word(modes: Modes) -> None:
