@@ -338,7 +338,7 @@ def test_a_full_disk(modes: Modes) -> None:
     """Before the stop it means no switch."""
     hub = modes.lab.hub
     full = (
-        f"cp -a {JOURNAL} /run/journal-copy; mount -t tmpfs -o size=64k tmpfs {JOURNAL};"
+        f"cp -a {JOURNAL} /run/journal-copy; mount -t tmpfs -o size=4m tmpfs {JOURNAL};"
         f"cp -a /run/journal-copy/. {JOURNAL}/; dd if=/dev/zero of={JOURNAL}/full bs=4k 2>/dev/null || true"
     )
     hub.run("sh", "-ec", full)
