@@ -39,6 +39,8 @@ def parser(default_control: str) -> argparse.ArgumentParser:
     vram = verbs.add_parser("vram", help="show or set how much of the card an engine holds")
     vram.add_argument("mib", type=int, nargs="?")
     verbs.add_parser("die", help="end an engine as a crash does")
+    lies = verbs.add_parser("lies", help="let an engine say that it sleeps and free nothing (1), or not (0)")
+    lies.add_argument("lies", type=int, choices=[0, 1], nargs="?", default=1)
     find = verbs.add_parser("find", help="look for a marker in everything received")
     find.add_argument("marker")
     find.add_argument(

@@ -79,7 +79,12 @@ class Options:
     vram_mib: int = 0
     loading: float = 0.0
     dies_after: float | None = None
+    #: Whether it has vLLM's development routes, with which it can sleep.
+    sleeps: bool = False
 
+
+ASLEEP_SHARE = 0.07
+"""Of its memory that a sleeping engine keeps: public logs say 1.5 to 4.3 GiB of 22 and more."""
 
 SCRIPT = "stand-in.json"
 """In the model's folder: how an engine behaves from its start on, by served name. See :func:`scripted`."""
@@ -150,6 +155,7 @@ def parse_options(argv: Sequence[str], environment: Mapping[str, str]) -> Option
         vram_mib=int(script.get("vram_mib", environment.get("STANDIN_VRAM_MIB") or share * TOTAL_MIB)),
         loading=float(script.get("loading", 0.0)),
         dies_after=None if dies is None else float(dies),
+        sleeps="enable-sleep-mode" in given and environment.get("VLLM_SERVER_DEV_MODE") == "1",
     )
 
 
@@ -297,6 +303,8 @@ class Engine:
         self.fault = Fault()
         self.first, self.each = options.first, options.each
         self.metrics = Metrics(options.names[0])
+        #: It says that it sleeps, and frees nothing.
+        self.lies = False
         # Held from the first moment, as weights that load.
         self.hold = Hold(options.vram_mib)
         self._serial = threading.Lock()
@@ -325,6 +333,29 @@ class Engine:
             ),
             ("POST", "/v1/completions"): lambda c, r: self._complete(c, r, chat=False),
         }
+
+        if options.sleeps:
+            self._routes |= {
+                ("POST", "/sleep"): lambda c, _: self._sleep(c),
+                ("POST", "/wake_up"): lambda c, _: self._wake(c),
+                ("GET", "/is_sleeping"): lambda c, _: c.send(
+                    http1.json_response(200, {"is_sleeping": self.fault.kind == "sleep"})
+                ),
+                ("POST", "/collective_rpc"): lambda c, _: c.send(http1.json_response(200, {"results": [None]})),
+                ("POST", "/reset_prefix_cache"): lambda c, _: c.send(http1.response(200, b"")),
+            }
+
+    def _sleep(self, connection: Connection) -> bool:
+        """As vLLM does: what waits gets no answer, health stays green, most of the memory is given back."""
+        self.set_fault("sleep")
+        if not self.lies:
+            self.hold.take(int(self.options.vram_mib * ASLEEP_SHARE))
+        return connection.send(http1.json_response(200, {"status": "sleeping"}))
+
+    def _wake(self, connection: Connection) -> bool:
+        self.hold.take(self.options.vram_mib)
+        self.set_fault("ok")
+        return connection.send(http1.json_response(200, {"status": "awake"}))
 
     def open(self) -> None:
         """Start as the options say. Raises OSError, ValueError."""
@@ -377,6 +408,10 @@ class Engine:
                 self.hold.take(int(arguments["mib"]))
             return {"mib": self.hold.mib}
 
+        def lies(arguments: Arguments) -> dict[str, Any]:
+            self.lies = bool(int(arguments.get("lies", "1")))
+            return {"lies": self.lies}
+
         def die(_: Arguments) -> dict[str, Any]:
             self.die_after(0.2)
             return {"dies": True}
@@ -388,6 +423,7 @@ class Engine:
             "describe": describe,
             "vram": vram,
             "die": die,
+            "lies": lies,
         }
 
     def die_after(self, seconds: float) -> None:

@@ -107,8 +107,9 @@ foreign:
   elements: dict
 tenants:
   description:
-    - Tenants by name, with C(running), C(stale) (dead, or not what its project says), C(age_seconds), C(vram_mib) (what
-      it declares), C(held_mib) (what it holds), C(busy) (reasons) and C(models).
+    - Tenants by name, with C(running), C(asleep) (it holds its place and gave most of its memory back), C(stale)
+      (dead, or not what its project says), C(age_seconds), C(vram_mib) (what it declares), C(held_mib) (what it holds),
+      C(busy) (reasons) and C(models).
   returned: without O(job)
   type: dict
 modes:

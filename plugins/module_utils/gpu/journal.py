@@ -44,6 +44,11 @@ class Places:
         return self.state / "good.json"
 
     @property
+    def proofs(self) -> Path:
+        """Which engines may sleep, and why others may not."""
+        return self.state / "sleep.json"
+
+    @property
     def history(self) -> Path:
         """Every switch that came to an end, one line each."""
         return self.state / "history.jsonl"
@@ -116,6 +121,18 @@ class Journal:
     def note(self, intent: Intent) -> None:
         """Say what comes next, before it comes."""
         self._keep(self._places.intent, json.dumps(asdict(intent), sort_keys=True) + "\n")
+
+    def proofs(self) -> str:
+        """What is known of engines that sleep; empty before the first."""
+        try:
+            return self._places.proofs.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            # Nothing known: nobody sleeps until it is proven anew.
+            return ""
+
+    def prove(self, text: str) -> None:
+        """Keep it."""
+        self._keep(self._places.proofs, text)
 
     def commit(self, mode: str) -> None:
         """This mode is good: it serves."""

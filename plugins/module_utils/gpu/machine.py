@@ -10,6 +10,8 @@ is MiB, times are seconds, moments are Unix time.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -22,16 +24,18 @@ from urllib.parse import urlsplit
 
 from ansible_collections.mushishi.sovereign.plugins.module_utils import _files
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import docker_tenants, nvml, tenants
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import docker_tenants, nvml, tenants, warm
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.docker_tenants import DockerTenants
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.door import Door, NoDoor, in_service
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.journal import Journal, Places, holder, locked
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.probes import Probes, known
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.sleeper import VllmSleeper
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import (
     Result,
     Running,
     Step,
     Switch,
+    SwitchFailed,
     expected_seconds,
 )
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import (
@@ -204,8 +208,10 @@ class Machine:
         no_card: SovereignError | None,
         door: Door,
         places: Places,
+        sleeper: warm.Sleeper,
     ) -> None:
         self._given, self._world, self._cards, self._no_card = registry, world, cards, no_card
+        self._sleeper = sleeper
         self._door, self._places, self._journal = door, places, Journal(places)
 
     @property
@@ -240,14 +246,19 @@ class Machine:
         mode = self._prepared(target)
         words = f"to {target}{f', asked by {who}' if who else ''}"
         with locked(self._places, words, seconds=wait_seconds):
+            around = self._warm()
             try:
-                result = self._switch(lambda step: self._told(target, step, report)).run(
+                around.begin(mode)
+                result = self._switch(around, lambda step: self._told(target, step, report)).run(
                     target, on_busy=on_busy, drain_seconds=drain_seconds, rollback=rollback
                 )
+            except SwitchFailed as error:
+                error.result.warnings += around.told
+                raise
             finally:
                 with contextlib.suppress(OSError):
                     self._places.progress.unlink(missing_ok=True)
-        result.warnings += self._blind(mode) + self._world.warnings
+        result.warnings += self._blind(mode) + self._world.warnings + around.told
         return result
 
     def _prepared(self, target: str) -> Mode:
@@ -257,8 +268,45 @@ class Machine:
         self._world.without_card = not mode.tenants
         return mode
 
-    def _switch(self, report: Report = lambda _step: None) -> Switch:
-        return Switch(self.registry, self._world, self._journal, report)
+    def _switch(self, around: warm.WarmWorld, report: Report = lambda _step: None) -> Switch:
+        return Switch(around.registry, around, self._journal, report)
+
+    def _warm(self) -> warm.WarmWorld:
+        """The world in which engines sleep that may, and have proven it; without such engines, the world as it is."""
+        may = {name for name, tenant in self.registry.tenants.items() if tenant.sleep_level}
+        known_proofs = warm.from_text(self._journal.proofs()) if may else {}
+        # A proof is of one project, one level and one driver.
+        proofs = {
+            name: proof
+            for name, proof in known_proofs.items()
+            if name in may
+            and proof.level == self.registry.tenants[name].sleep_level
+            and proof.made_from == self._made_from(self.registry.tenants[name])
+        }
+
+        def keep(name: str, proof: warm.Proof) -> None:
+            proofs[name] = proof
+            self._journal.prove(warm.text_of(proofs))
+
+        def distrust(name: str, why: str) -> None:
+            keep(name, dataclasses.replace(proofs[name], doubt=why))
+
+        def learn(tenant: Tenant) -> warm.Proof | None:
+            if tenant.name not in may or tenant.name in proofs:
+                return None
+            made_from = self._made_from(tenant)
+            keep(tenant.name, warm.prove(self._world, self._sleeper, tenant, tenant.sleep_level, made_from))
+            return proofs[tenant.name]
+
+        return warm.WarmWorld(self._world, self._sleeper, self.registry, proofs, distrust, learn)
+
+    def _made_from(self, tenant: Tenant) -> str:
+        try:
+            text = Path(tenant.project).read_bytes()
+        except OSError:
+            return ""
+        driver = self._cards[0].facts(lambda _number: None).driver if self._cards else "none"
+        return f"project {hashlib.sha256(text).hexdigest()[:16]}, driver {driver}"
 
     def _blind(self, mode: Mode) -> list[str]:
         if self._no_card is None or mode.tenants:
@@ -286,7 +334,7 @@ class Machine:
             SovereignError: it would be refused.
         """
         mode = self._prepared(target)
-        switch = self._switch()
+        switch = self._switch(self._warm())
         warnings = switch.fits(mode) + self._blind(mode)
         found = switch.plan(target)
         switch.can_begin(mode, found)
@@ -344,10 +392,10 @@ class Machine:
         """All that can be said now; what cannot is None, and ``problems`` says why.
 
         ``mode`` and ``since``: the last good one. ``intent``: a switch that has not come to its end. ``progress``: one
-        that is under way now. ``tenants``: by name, with ``running``, ``stale``, ``age_seconds``, ``vram_mib``,
-        ``held_mib``, ``busy`` (reasons), ``models``. ``modes``: by name, with ``tenants``, ``vram_mib``, ``peak_mib``,
-        ``cpu_floors``, ``expected_seconds``. ``card``, ``processes``, ``foreign``: what the driver says. ``busy`` and
-        ``busy_reasons``: the verdict. ``closed``: modes that are shut at the engine door.
+        that is under way now. ``tenants``: by name, with ``running``, ``asleep``, ``stale``, ``age_seconds``,
+        ``vram_mib``, ``held_mib``, ``busy`` (reasons), ``models``. ``modes``: by name, with ``tenants``, ``vram_mib``,
+        ``peak_mib``, ``cpu_floors``, ``expected_seconds``. ``card``, ``processes``, ``foreign``: what the driver says.
+        ``busy`` and ``busy_reasons``: the verdict. ``closed``: modes that are shut at the engine door.
         """
         problems: list[str] = []
 
@@ -360,11 +408,16 @@ class Machine:
                 return otherwise
 
         registry = asked(lambda: self.registry, Registry({}, {OFF: Mode(OFF, ())}))
-        running = asked(self._world.running) if registry.tenants else {}
+        around = asked(self._warm) or self._world
+        running = asked(around.running) if registry.tenants else {}
+        sleeping = around.sleeping if isinstance(around, warm.WarmWorld) else ()
         card = asked(self._card)
         processes = asked(self._world.processes) if self._cards else None
         intent, history = asked(self._journal.intent), asked(self._journal.history, [])
-        told = {name: self._tenant(tenant, running, processes, asked) for name, tenant in registry.tenants.items()}
+        told = {
+            name: {**self._tenant(tenant, running, processes, asked), "asleep": name in sleeping}
+            for name, tenant in registry.tenants.items()
+        }
         reasons = [f"{name}: {why}" for name, each in told.items() for why in each["busy"]]
         strangers = tenants.strangers(registry, processes or [])
         return {
@@ -485,4 +538,4 @@ def opened(
             return connected[0]
 
         world = RealWorld(here, docker, cards[0] if cards else None, no_card, door, inside)
-        yield Machine(given, world, cards, no_card, door, places or Places())
+        yield Machine(given, world, cards, no_card, door, places or Places(), VllmSleeper(inside, run))

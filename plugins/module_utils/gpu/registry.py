@@ -111,6 +111,8 @@ class Tenant(_Shape):
     models: list[Annotated[str, Field(min_length=1, max_length=120)]] = Field(default_factory=list)
     #: Engine of the policy (its mode) whose door is shut before this tenant goes.
     engine: str | None = None
+    #: Whether it may sleep instead of being stopped: 0 never, 1 or 2 vLLM's level. It has to prove it first.
+    sleep_level: Literal[0, 1, 2] = 0
 
 
 class Mode(_Shape):
@@ -175,6 +177,8 @@ def _problems(registry: Registry) -> list[str]:
             if model in served:
                 found.append(f"model {model} is of {served[model]} and of {name}: a wrong mode must be a missing model")
             served[model] = name
+        if tenant.sleep_level and not isinstance(tenant.ready, CompletionProbe):
+            found.append(f"tenant {name}: sleeps only as an engine that is asked for a completion (sleep_level)")
         if isinstance(tenant.ready, CompletionProbe) and tenant.models and tenant.ready.model not in tenant.models:
             found.append(f"tenant {name}: is asked for {tenant.ready.model}, which is not among its models")
     if OFF in registry.modes:

@@ -32,6 +32,8 @@ class Tenant:
     drain_seconds: float = 300
     models: tuple[str, ...] = ()
     engine: str | None = None
+    #: Whether it may sleep instead of going: 0 never, else vLLM's level (docs/decisions/026).
+    sleep_level: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def _tenant(name: str, given: Mapping[str, Any]) -> Tenant:
         drain_seconds=float(given["drain_seconds"]),
         models=tuple(given["models"]),
         engine=given["engine"],
+        sleep_level=int(given.get("sleep_level", 0)),
     )
 
 

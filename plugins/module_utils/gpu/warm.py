@@ -7,7 +7,8 @@ nothing, come back with another tongue, or hang behind a green ``/health``. So n
 a completion do not confirm: once when the machine is built (:func:`prove`), and again at each switch
 (:class:`WarmWorld`). On any doubt the engine is stopped and started, as without this option, and why is told.
 
-Pure but for what is behind :class:`Sleeper` and the world of a switch. Memory is MiB, times are seconds.
+Who may is in the registry (``sleep_level``, from ``vllm_sleep_level``). Pure but for what is behind
+:class:`Sleeper` and the world of a switch. Memory is MiB, times are seconds.
 """
 
 from __future__ import annotations
@@ -226,7 +227,8 @@ class WarmWorld:
     """A switch's world in which engines that have proven it sleep instead of going, and wake instead of coming.
 
     To the switch a sleeper is not running; what it still holds is a guest's. ``told``: which way was taken and why, one
-    sentence each. ``distrust``: is told of an engine that came into doubt; it may not sleep from then on.
+    sentence each. ``distrust``: is told of an engine that came into doubt; it may not sleep from then on. ``learn``:
+    tries one that was made anew before its door opens; None when it need not be tried.
     """
 
     def __init__(
@@ -236,14 +238,17 @@ class WarmWorld:
         registry: Registry,
         proofs: Mapping[str, Proof],
         distrust: Callable[[str, str], None] = lambda _name, _why: None,
+        learn: Callable[[Tenant], Proof | None] = lambda _tenant: None,
     ) -> None:
-        self._world, self._sleeper, self._distrust = world, sleeper, distrust
+        self._world, self._sleeper, self._distrust, self._learn = world, sleeper, distrust, learn
+        self._new: set[str] = set()
         self._proofs = {name: proof for name, proof in proofs.items() if not proof.doubt}
         self._tenants = registry.tenants
         self._sleeping: set[str] = set()
         self._may: Collection[str] = ()
         self._target = Mode("", ())
-        self.registry = dataclasses.replace(registry, guests=(*registry.guests, ASLEEP))
+        guests = (*registry.guests, ASLEEP) if self._proofs else registry.guests
+        self.registry = dataclasses.replace(registry, guests=guests)
         self.told: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -261,7 +266,10 @@ class WarmWorld:
         for tenant in mode.tenants:
             if tenant.name in self._proofs and tenant.name in self._may:
                 # An earlier switch may have ended between its last words and its sleep.
-                self._sleeper.restarts(tenant, True)
+                try:
+                    self._sleeper.restarts(tenant, True)
+                except Doubt as doubt:
+                    self.told.append(f"{tenant.name} may stay down after a boot: {doubt}")
         sleepers = [name for name in self._sleeping if name not in {tenant.name for tenant in mode.tenants}]
         for name in sorted(sleepers, key=lambda name: -held(self._world, self._tenants[name])):
             if mode.tenants and not (why := self._no_room(())):
@@ -299,6 +307,11 @@ class WarmWorld:
         except Doubt:
             # Who does not say is no sleeper: the switch waits for its answer, or makes it anew.
             return False
+
+    @property
+    def sleeping(self) -> Collection[str]:
+        """Who slept when it was last asked who runs."""
+        return frozenset(self._sleeping)
 
     # ---- what a switch asks
     def running(self) -> Mapping[str, Running]:
@@ -348,6 +361,7 @@ class WarmWorld:
     def start(self, tenant: Tenant) -> None:
         """Wake it, when it sleeps; else start it."""
         if tenant.name not in self._sleeping:
+            self._new.add(tenant.name)
             self._world.start(tenant)
             return
         proof = self._proofs[tenant.name]
@@ -359,3 +373,14 @@ class WarmWorld:
             anew(self._world, tenant)
             return
         self.told.append(f"{tenant.name} woke ({seconds:.1f} s)")
+
+    def open(self, tenant: Tenant) -> None:
+        """Open the door; an engine that was just made, and was never tried, is tried before anybody comes."""
+        if tenant.name in self._new:
+            self._new.discard(tenant.name)
+            if proof := self._learn(tenant):
+                left, took = f"{proof.asleep_mib} of {proof.awake_mib} MiB", f"{proof.wake_seconds:.1f} s"
+                seen = f"asleep it holds {left} and wakes in {took}"
+                may = f"may not sleep: {proof.doubt}" if proof.doubt else f"may sleep from now on: {seen}"
+                self.told.append(f"{tenant.name} {may}")
+        self._world.open(tenant)

@@ -400,3 +400,36 @@ def test_a_slow_prompt_that_fills_every_step_shows_that_it_works(ask: Ask, runni
     slow.join(10)
     short.join(10)
     assert [status for status, _ in ended] == ["200", "200"]
+
+
+def test_it_sleeps_and_wakes_only_with_the_development_routes(ask: Ask) -> None:
+    assert ask("POST", "/sleep?level=1&mode=wait").status == 404 == ask("GET", "/is_sleeping").status
+    given = engine.parse_options(["m", "--enable-sleep-mode"], {"VLLM_SERVER_DEV_MODE": "1"})
+    assert given.sleeps and not engine.parse_options(["m", "--enable-sleep-mode"], {}).sleeps
+    assert not engine.parse_options(["m"], {"VLLM_SERVER_DEV_MODE": "1"}).sleeps
+
+
+def test_a_sleeper_gives_its_memory_back_or_lies_about_it() -> None:
+    made = engine.Engine(engine.Options(names=("n",), host="127.0.0.1", port=0, vram_mib=10_000, sleeps=True))
+    made.open()
+    try:
+
+        def asked(method: str, path: str) -> Any:
+            connection = http.client.HTTPConnection("127.0.0.1", made.listener.port, timeout=10)
+            connection.request(method, path)
+            reply = connection.getresponse()
+            text = reply.read()
+            connection.close()
+            assert reply.status == 200, text
+            return json.loads(text) if text else None
+
+        assert asked("GET", "/is_sleeping") == {"is_sleeping": False}
+        asked("POST", "/sleep?level=1&mode=wait")
+        assert (asked("GET", "/is_sleeping"), made.hold.mib) == ({"is_sleeping": True}, 700)
+        asked("POST", "/wake_up")
+        assert (asked("GET", "/is_sleeping"), made.hold.mib) == ({"is_sleeping": False}, 10_000)
+        made.verbs()["lies"]({"lies": 1})
+        asked("POST", "/sleep?level=1&mode=wait")
+        assert (asked("GET", "/is_sleeping"), made.hold.mib) == ({"is_sleeping": True}, 10_000)
+    finally:
+        made.listener.shut()

@@ -119,6 +119,7 @@ def test_what_vllm_brings_becomes_a_registry(play: Play) -> None:
         "vllm-coding": "coding",
     }
     assert registry.modes["coding"].cpu_floors == ("cpu-coder",)
+    assert {each.sleep_level for each in registry.tenants.values()} == {0}
     assert [each.vram_mib for each in registry.tenants.values()] == [26085, 30976, 29346], "the share that must be free"
 
 
@@ -181,6 +182,7 @@ def test_the_inventory_s_own_word_counts_last(play: Play, tmp_path: Path) -> Non
     given: dict[str, Any] = {
         "vllm_mode": "off",
         "vllm_image": IMAGE,
+        "vllm_sleep_level": 1,
         "vllm_mode_overrides": {"agent": {"vram_mib": 25000, "drain_seconds": 7}},
         "gpu_modes_card_mib": 32607,
         "gpu_tenants": {"tts": tts},
@@ -192,7 +194,9 @@ def test_the_inventory_s_own_word_counts_last(play: Play, tmp_path: Path) -> Non
     registry = Registry.from_document(found["document"])
     assert [each.name for each in registry.modes["agent"].tenants] == ["vllm-agent", "tts"]
     assert set(registry.modes) == {"agent", "coding", "off"} and found["mode"] == "agent"
-    assert (registry.tenants["vllm-agent"].vram_mib, registry.tenants["vllm-agent"].drain_seconds) == (25000, 7)
+    agent = registry.tenants["vllm-agent"]
+    assert (agent.vram_mib, agent.drain_seconds, agent.sleep_level) == (25000, 7, 1)
+    assert registry.tenants["tts"].sleep_level == 0
     # Too much for the card: refused with the sum, before anything was touched.
     assert play(PREFLIGHTS, **{**given, "vllm_mode_overrides": {"agent": {"vram_mib": 29000}}}) is None
     assert "vllm-agent 29000 + tts 4000 + reserve 1024 = 34024 MiB, and the card has 32607 MiB" in play.said

@@ -130,7 +130,7 @@ class Desk:
     def card(self) -> Machine:
         registry = Registry.from_text(self.path.read_text(encoding="utf-8"))
         cards = cast(Any, [Card(self.world)])
-        return Machine(registry, cast(Any, self.world), cards, None, NoDoor(), self.places)
+        return Machine(registry, cast(Any, self.world), cards, None, NoDoor(), self.places, cast(Any, None))
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Machine]:

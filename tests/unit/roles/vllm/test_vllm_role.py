@@ -92,6 +92,33 @@ def test_nothing_reports_or_fetches(mode: str) -> None:
     assert not {"--api-key", "--moe-backend", "--mamba-cache-mode", "--enable-sleep-mode"} & set(given)
 
 
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_the_routes_to_sleep_are_there_only_when_they_are_asked_for(level: int) -> None:
+    rendered = yaml.safe_load(text("agent", vllm_sleep_level=level))["services"]["engine"]
+    assert ("--enable-sleep-mode" in rendered["command"]) is (level > 0)
+    assert ("VLLM_SERVER_DEV_MODE" in rendered["environment"]) is (level > 0)
+
+
+@pytest.mark.parametrize(
+    ("level", "tenants", "accepted", "fine"),
+    [
+        (0, ["tts"], False, True),
+        (1, [], False, True),
+        (1, ["tts"], False, False),
+        (2, ["tts"], True, True),
+        (3, [], True, False),
+    ],
+)
+def test_who_sleeps_is_alone_on_the_lan_or_trusted(level: int, tenants: list[str], accepted: bool, fine: bool) -> None:
+    (task,) = [task for task in PREFLIGHT if task["name"] == "Who sleeps is alone on the LAN, or is trusted"]
+    given = {"vllm_sleep_level": level, "gpu_tenants_enabled": tenants, "vllm_sleep_beside_tenants": accepted}
+    judged = [
+        templar(**given).template(trust_as_template("{{ " + expression + " }}"))
+        for expression in task["ansible.builtin.assert"]["that"]
+    ]
+    assert all(judged) is fine
+
+
 def test_every_flag_is_justified_beside_it() -> None:
     for mode in MODES:
         lines = text(mode).split("    command:\n")[1].split("networks:")[0].splitlines()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import docker_tenants, machine, nvml, probes
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import docker_tenants, machine, nvml, probes, warm
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import registry as given
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.journal import Journal, Places, holder, locked
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import Step
@@ -118,7 +118,8 @@ class Here:
         self.path = folder / "registry.json"
         self.path.write_text(json.dumps(given.document(given.load(raw))))
         self.docker = Docker(projects)
-        self.card: Card | None = Card(self.docker, {f"mushishi-{n}": t["vram_mib"] for n, t in raw["tenants"].items()})
+        self.sizes = {f"mushishi-{n}": t["vram_mib"] for n, t in raw["tenants"].items()}
+        self.card: Card | None = Card(self.docker, self.sizes)
         self.places = Places(folder / "state", folder / "lock", folder / "progress")
         self.silent: set[str] = set()
         self.works: list[str] = []
@@ -195,6 +196,116 @@ def test_who_works_is_told(here: Here) -> None:
         with pytest.raises(SovereignError, match="it is at work"):
             there.switch("forensic")
         assert there.switch("forensic", on_busy="force", drain_seconds=0).outcome == "done"
+
+
+# ---- engines that sleep
+class Sleepy:
+    """Engines that sleep as they should: most of their memory goes, and comes back. ``liars`` keep all of it."""
+
+    def __init__(self, here: Here) -> None:
+        self.here, self.down, self.liars = here, set[str](), set[str]()
+        self.whole = dict(here.sizes)
+        self.told: list[str] = []
+
+    def sleep(self, tenant: Tenant, level: int) -> None:
+        self.told.append(f"sleep {tenant.name} {level}")
+        self.down.add(tenant.name)
+        if tenant.name not in self.liars:
+            self.here.sizes[f"mushishi-{tenant.name}"] = 1500
+
+    def wake(self, tenant: Tenant, level: int) -> None:
+        self.told.append(f"wake {tenant.name} {level}")
+        self.down.discard(tenant.name)
+        self.here.sizes[f"mushishi-{tenant.name}"] = self.whole[f"mushishi-{tenant.name}"]
+
+    def asleep(self, tenant: Tenant) -> bool:
+        return tenant.name in self.down
+
+    def says(self, tenant: Tenant) -> str:
+        return "words"
+
+    def restarts(self, tenant: Tenant, on: bool) -> None:
+        """Docker is played elsewhere."""
+
+    def host_free(self) -> int:
+        return 200_000
+
+
+@pytest.fixture
+def sleepy(here: Here, monkeypatch: pytest.MonkeyPatch) -> Sleepy:
+    raw = json.loads(here.path.read_text())
+    for name, tenant in raw["tenants"].items():
+        tenant["sleep_level"] = int(name.startswith("vllm-"))
+    here.path.write_text(json.dumps(raw))
+    found = Sleepy(here)
+    monkeypatch.setattr(machine, "VllmSleeper", lambda _namespace, _run: found)
+    monkeypatch.setattr(warm, "SLEEP_SECONDS", 0.01)
+    return found
+
+
+def test_an_engine_that_may_sleep_is_tried_before_its_door_opens_and_sleeps_then(here: Here, sleepy: Sleepy) -> None:
+    with here.opened() as there:
+        first = there.switch("forensic")
+    assert first.warnings == [
+        "vllm-forensic may sleep from now on: asleep it holds 1500 of 27000 MiB and wakes in 0.0 s"
+    ]
+    assert sleepy.told == ["sleep vllm-forensic 1", "wake vllm-forensic 1"] * warm.CYCLES
+    sleepy.told.clear()
+    with here.opened() as there:
+        assert there.plan("coding")["stop"] == ["vllm-forensic"]
+        second = there.switch("coding")
+        status = there.status()
+    assert "vllm-forensic sleeps (0.0 s)" in second.warnings and sleepy.told[0] == "sleep vllm-forensic 1"
+    assert status["running"] == ["vllm-coding"] and status["foreign"] == [] and status["problems"] == []
+    asleep = {name: each["asleep"] for name, each in status["tenants"].items()}
+    assert asleep["vllm-forensic"] and not asleep["vllm-coding"]
+    assert status["tenants"]["vllm-forensic"]["held_mib"] == 1500
+    containers = dict(here.docker.up)
+    with here.opened() as there:
+        third = there.switch("forensic")
+        assert there.status()["running"] == ["vllm-forensic"]
+    assert "vllm-forensic woke (0.0 s)" in third.warnings
+    assert here.docker.up["mushishi-vllm-forensic"] == containers["mushishi-vllm-forensic"], "the same container"
+    with here.opened() as there:
+        there.switch("off")
+    assert here.docker.up == {}, "nobody holds the card: nobody sleeps on it either"
+
+
+def test_an_engine_that_frees_nothing_is_stopped_as_without_the_option(here: Here, sleepy: Sleepy) -> None:
+    sleepy.liars.add("vllm-forensic")
+    with here.opened() as there:
+        first = there.switch("forensic")
+        assert "vllm-forensic may not sleep: it says that it sleeps and holds 27000 of 27000 MiB" in first.warnings[0]
+        assert there.status()["running"] == ["vllm-forensic"], "made anew, it serves"
+    sleepy.told.clear()
+    sleepy.down.clear()
+    with here.opened() as there:
+        there.switch("coding")
+        there.switch("forensic")
+    assert "sleep vllm-forensic 1" not in sleepy.told and "mushishi-vllm-coding" in here.docker.up
+
+
+def test_a_proof_is_of_one_project_one_level_and_one_driver(here: Here, sleepy: Sleepy) -> None:
+    with here.opened() as there:
+        there.switch("forensic")
+    kept = warm.from_text(here.places.proofs.read_text())["vllm-forensic"]
+    assert kept.made_from.endswith("driver 580") and kept.doubt == ""
+    project = Path(json.loads(here.path.read_text())["tenants"]["vllm-forensic"]["project"])
+    project.write_text(project.read_text() + "# other\n")
+    sleepy.told.clear()
+    with here.opened() as there:
+        result = there.switch("coding")
+    assert "sleep vllm-forensic 1" not in sleepy.told and "mushishi-vllm-forensic" not in here.docker.up
+    assert not [each for each in result.warnings if each.startswith("vllm-forensic")]
+
+
+def test_without_the_option_nobody_is_asked(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Sleepy(here)
+    monkeypatch.setattr(machine, "VllmSleeper", lambda _namespace, _run: found)
+    with here.opened() as there:
+        there.switch("forensic")
+        there.switch("coding")
+    assert found.told == [] and not here.places.proofs.exists()
 
 
 def test_without_a_card(here: Here) -> None:

@@ -55,6 +55,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("tenants/tts/ready/url", "http://api.example.net:8000", "is no address like"),
         ("tenants/tts/ready/url", "https://10.88.0.10:8000", "is no address like"),
         ("tenants/tts/ready/model", "other", "is asked for other, which is not among its models"),
+        ("tenants/vllm-agent/sleep_level", 3, "tenants.vllm-agent.sleep_level"),
         ("modes/off", {"tenants": ["tts"]}, "mode off is always there"),
         ("modes/agent/tenants", ["vllm-agent", "ghost"], "mode agent: there is no tenant ghost"),
         ("modes/agent/tenants", ["tts", "tts"], "mode agent: a tenant stands twice"),
@@ -102,6 +103,14 @@ def project(**changes: Any) -> dict[str, Any]:
 
 def test_a_good_project() -> None:
     assert compose_rules.problems(project()) == []
+
+
+def test_only_an_engine_sleeps() -> None:
+    assert registry.load(changed("tenants/vllm-agent/sleep_level", 2)).tenants["vllm-agent"].sleep_level == 2
+    raw = changed("tenants/music/sleep_level", 1)
+    raw["tenants"]["music"]["ready"] = {"kind": "answer", "url": "http://10.88.0.28:9004/health", "key": "status"}
+    with pytest.raises(SovereignError, match="tenant music: sleeps only as an engine"):
+        registry.load(raw)
 
 
 @pytest.mark.parametrize(
