@@ -90,7 +90,7 @@ make_environment() {
     local python lock=$MUSHISHI_ROOT/requirements/controller.txt mark=$MUSHISHI_STATE/venv/.locked want
     python=$(find_python) || die "No Python 3.11, 3.12 or 3.13 with venv was found." \
         "Install one, or name it: MUSHISHI_PYTHON=/path/to/python3.12 tools/lab up"
-    want=$("$python" -V) && want="$want $(sha256sum "$lock" "$MUSHISHI_ROOT/roles/base/files/uv.txt" | sha256sum)"
+    want=$("$python" -V) && want="$want $(sha256sum "$lock" "$MUSHISHI_ROOT/roles/base/files/uv.txt" | sha256sum) compiled"
     [ "$(cat "$mark" 2> /dev/null)" = "$want" ] && return 0
     echo "Installing the controller's locked packages ($("$python" -V)) into .lab/venv"
     local log=$MUSHISHI_STATE/logs/environment.log
@@ -100,7 +100,8 @@ make_environment() {
             "$MUSHISHI_STATE/uv/bin/pip" install --disable-pip-version-check --no-deps --require-hashes \
                 --requirement "$MUSHISHI_ROOT/roles/base/files/uv.txt" &&
             "$MUSHISHI_STATE/uv/bin/uv" venv --python "$python" "$MUSHISHI_STATE/venv" &&
-            "$MUSHISHI_STATE/uv/bin/uv" pip sync --python "$MUSHISHI_STATE/venv/bin/python" --require-hashes "$lock"
+            "$MUSHISHI_STATE/uv/bin/uv" pip sync --compile-bytecode --python "$MUSHISHI_STATE/venv/bin/python" \
+                --require-hashes "$lock"
     } > "$log" 2>&1 || {
         tail -n 20 "$log" >&2
         die "The controller's packages could not be installed. The whole output is in $log."

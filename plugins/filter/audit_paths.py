@@ -54,13 +54,15 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.model import Plane
-from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate import load_policy
-from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.ways import gateway_rows
 
 
 def audit_paths(policy: Any, text: str, plane: str, max_answer_tokens: int = 16384) -> list[dict[str, Any]]:
     """Rows of the audit. Raises AnsibleFilterError for a policy or a plane that is not valid."""
+    # Not at the top: Ansible loads every filter's file, in every worker, to find any filter.
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.model import Plane
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate import load_policy
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.ways import gateway_rows
+
     try:
         return gateway_rows(str(text), load_policy(policy), Plane(str(plane)), int(max_answer_tokens))
     except (ValueError, RuntimeError) as error:

@@ -70,11 +70,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.docker.judge import judge
 
 
 def docker_judged(look: Any, settings: Any, reached: Any = None) -> dict[str, Any]:
     """What is refused and what is named. Raises AnsibleFilterError for settings that say too little."""
+    # Not at the top: Ansible loads every filter's file, in every worker, to find any filter.
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.docker.judge import judge
+
     try:
         return judge(look, settings, None if reached is None else bool(reached))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -45,11 +45,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.doors.addresses import addresses
 
 
 def door_addresses(shown: Any, routes: Any, tailnet: Any) -> dict[str, Any]:
     """The addresses. Raises AnsibleFilterError for an answer that is no JSON."""
+    # Not at the top: Ansible loads every filter's file, in every worker, to find any filter.
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.doors.addresses import addresses
+
     try:
         return addresses(str(shown), str(routes), str(tailnet))
     except ValueError as error:

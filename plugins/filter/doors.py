@@ -39,12 +39,14 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import doors_from
 
 
 def doors(raw: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One list. Raises AnsibleFilterError for a door that cannot be."""
+    # Not at the top: Ansible loads every filter's file, in every worker, to find any filter.
+    from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.firewall.doors import doors_from
+
     try:
         return [asdict(door) for door in doors_from(raw)]
     except SovereignError as error:

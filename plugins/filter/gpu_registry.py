@@ -64,9 +64,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.gather import compiled
-from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate import load_policy, to_plain
 
 
 def gpu_registry(
@@ -78,6 +75,11 @@ def gpu_registry(
     files: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
     """The document. Raises AnsibleFilterError with everything that is refused."""
+    # Not at the top: Ansible loads every filter's file, in every worker, to find any filter.
+    from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.gather import compiled
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate import load_policy, to_plain
+
     plain: Any = to_plain({"given": list(given), "guests": list(guests), "files": dict(files or {})})
     try:
         return compiled(

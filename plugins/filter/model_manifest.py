@@ -65,11 +65,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.manifest import read
 
 
 def model_manifest(raw: Any, root: str, accepted: Any, variable: str) -> dict[str, Any]:
     """Problems and files. Raises AnsibleFilterError when the accepted licences are no list."""
+    # Not at the top: Ansible loads every filter's file, in every worker, to find any filter.
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.manifest import read
+
     if isinstance(accepted, (str, bytes)) or not hasattr(accepted, "__iter__"):
         raise AnsibleFilterError(f"model_manifest: {variable} is no list of licences: {accepted!r}")
     found = read(raw, root, list(accepted), variable)

@@ -36,16 +36,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.errors import PolicyError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.flows import Flow
-from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.flows import namespace_flows as _flows
-from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate import load_policy
 
 
-def namespace_flows(policy: Any) -> list[Flow]:
+def namespace_flows(policy: Any) -> list[Any]:
     """List of ``{comment, user, address, port}``. Raises AnsibleFilterError for a policy that is not valid."""
+    # Not at the top: Ansible loads every filter's file, in every worker, to find any filter.
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.policy import flows
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.errors import PolicyError
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.policy.validate import load_policy
+
     try:
-        return _flows(load_policy(policy))
+        return list(flows.namespace_flows(load_policy(policy)))
     except PolicyError as error:
         raise AnsibleFilterError(str(error)) from error
 

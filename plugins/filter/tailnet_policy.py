@@ -53,12 +53,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet import policy
 
 
 def tailnet_policy(doors: Iterable[Mapping[str, Any]], tag: str, sources: Sequence[str], user: str) -> dict[str, Any]:
     """The policy. Raises AnsibleFilterError for a list of doors that none can be made of."""
+    # Not at the top: Ansible loads every filter's file, in every worker, to find any filter.
+    from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.tailnet import policy
+
     try:
         return policy.policy(doors, tag, sources, user)
     except SovereignError as error:

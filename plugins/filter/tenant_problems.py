@@ -37,13 +37,15 @@ _value:
 from collections.abc import Callable
 from typing import Any
 
-import yaml
 from ansible.errors import AnsibleFilterError
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.compose_rules import problems
 
 
 def tenant_problems(text: Any) -> list[str]:
     """Sentences about a project. Raises AnsibleFilterError for a text that is no project."""
+    # Not at the top: Ansible loads every filter's file, in every worker, to find any filter.
+    import yaml
+    from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.compose_rules import problems
+
     try:
         project = yaml.safe_load(str(text))
     except yaml.YAMLError as error:
