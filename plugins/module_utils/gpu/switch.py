@@ -210,11 +210,19 @@ class Switch:
         self._registry.fits(mode, memory.total)
         there = tenants.strangers(self._registry, self._world.processes())
         told = ", ".join(process.words() for process in (*there.foreign, *there.guests))
-        if mode.tenants and there.mib > self._registry.reserve_mib and mode.vram_mib + there.mib > memory.total:
+        # What is in the way is more than the reserve then: with that the mode fits.
+        if mode.tenants and mode.vram_mib + there.mib + memory.reserved > memory.total:
+            driver = f"{memory.reserved} of the card's {memory.total} MiB are the driver's own"
+            if not told:
+                raise SovereignError(
+                    f"mode {mode.name}",
+                    f"it needs {mode.vram_mib} MiB, and {driver}",
+                    f"Lower a budget, and set gpu_modes_reserve_mib to {memory.reserved} at least. Nothing was stopped.",
+                )
             raise SovereignError(
                 f"mode {mode.name}",
-                f"it needs {mode.vram_mib} MiB, and the card's {memory.total} MiB are also held by {told}, which is no "
-                "tenant of ours and is left alone",
+                f"it needs {mode.vram_mib} MiB, {driver}, and others are held by {told}, which is no tenant of ours and "
+                "is left alone",
                 "End that program, or declare it as a tenant; then switch again. Nothing was stopped.",
             )
         return [f"on the card beside every mode: {process.words()}" for process in there.foreign]

@@ -79,6 +79,8 @@ class Played:
 
     names: Mapping[str, int] = field(default_factory=lambda: dict(SIZES))
     start_seconds: float = 1.0
+    #: MiB of the card that are the driver's own.
+    reserved: int = 0
     clock: float = 1000.0
     up: dict[str, Container] = field(default_factory=dict)
     shut: set[str] = field(default_factory=set)
@@ -148,7 +150,7 @@ class Played:
 
     def memory(self) -> Memory:
         self._call("memory")
-        return Memory(CARD, sum(process.mib for process in self.processes()))
+        return Memory(CARD, sum(process.mib for process in self.processes()), self.reserved)
 
     def close(self, tenant: Tenant) -> None:
         self._call(f"close {tenant.name}")

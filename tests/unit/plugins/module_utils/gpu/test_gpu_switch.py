@@ -19,7 +19,7 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch impo
     SwitchFailed,
     expected_seconds,
 )
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Mode, Process, Registry
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Memory, Mode, Process, Registry
 from gpu_world import CARD, MODES, SIZES, Killed, Played, registry
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -121,6 +121,23 @@ def test_a_foreign_process_is_named_and_left_alone(machine: Machine) -> None:
         machine.switch().run("forensic")
     assert "Nothing was stopped" in str(refused.value)
     assert set(machine.world.up) == {"vllm-agent", "tts"} and machine.journal.intent() is None
+
+
+def test_what_the_driver_keeps_is_not_free(machine: Machine) -> None:
+    """A mode that fits by the sum, and not beside what the driver keeps for itself: nobody is stopped for it."""
+    machine.world.reserved = CARD - SIZES["vllm-forensic"] + 1
+    with pytest.raises(SovereignError, match=r"5608 of the card's 32607 MiB are the driver's own.*Nothing was stopped"):
+        machine.switch().run("forensic")
+    machine.world.reserved -= 1
+    # Whoever else is there counts on top.
+    machine.world.foreign.append(Process(4242, 1, "blender", "alice"))
+    with pytest.raises(SovereignError, match=r"5607 .*the driver's own, and others are held by blender \(pid 4242"):
+        machine.switch().run("forensic")
+    assert machine.did() == []
+    machine.serves("agent")
+    machine.world.foreign.clear()
+    assert machine.switch().run("forensic").outcome == "done", "control: to the MiB"
+    assert Memory(100, 60, 10).free == 30
 
 
 def test_a_small_foreign_process_is_told(machine: Machine) -> None:
