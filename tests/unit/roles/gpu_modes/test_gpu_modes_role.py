@@ -171,7 +171,7 @@ def test_the_inventory_s_own_word_counts_last(play: Play, tmp_path: Path) -> Non
         "security_opt": ["no-new-privileges:true"],
     }
     network = {"sovereign": {"external": True}}
-    project.write_text(json.dumps({"services": {"tts": service}, "networks": network}))
+    project.write_text(json.dumps({"name": "mushishi-tts", "services": {"tts": service}, "networks": network}))
     tts = {
         "project": str(project),
         "containers": ["tts"],
@@ -197,7 +197,8 @@ def test_the_inventory_s_own_word_counts_last(play: Play, tmp_path: Path) -> Non
     assert play(PREFLIGHTS, **{**given, "vllm_mode_overrides": {"agent": {"vram_mib": 29000}}}) is None
     assert "vllm-agent 29000 + tts 4000 + reserve 1024 = 34024 MiB, and the card has 32607 MiB" in play.said
     # A way around the plane.
-    project.write_text(json.dumps({"services": {"tts": {**service, "privileged": True}}, "networks": network}))
+    hole = {"tts": {**service, "privileged": True}}
+    project.write_text(json.dumps({"name": "mushishi-tts", "services": hole, "networks": network}))
     assert play(PREFLIGHTS, **given) is None
     assert "tenant tts: service tts is privileged" in play.said
 
