@@ -28,7 +28,8 @@ def all_modes(raw_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     # Who is still there cannot be taken away: the mode agent has speech and the audio worker beside it.
     refused = play("site", *words)
     said = " ".join((refused.stdout + refused.stderr).split())
-    assert refused.returncode != 0 and "gpu_tenants_enabled does not name audio-worker, tts any more" in said, said[-3000:]
+    words_said = "gpu_tenants_enabled does not name audio-worker, tts any more"
+    assert refused.returncode != 0 and words_said in said, said[-3000:]
     switch("forensic", **FORCE)
     site(*words)
     lab.hub.run("rm", "-f", ARCHIVE)

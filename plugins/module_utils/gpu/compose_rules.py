@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Private to this collection: may change in any release.
-"""What a tenant's compose project may have, and what of that would be a way around the plane (docs/planes.md, P5). Pure.
+"""What a tenant's compose project may have, and what would be a way around the plane (docs/planes.md, P5). Pure.
 
 Compose learns new words with each release, some of which are ways out; a word that is not known here is refused.
 """
@@ -8,7 +8,7 @@ Compose learns new words with each release, some of which are ways out; a word t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 #: Folders of the host that no tenant may see, nor anything below them; and nothing above them.
@@ -17,14 +17,16 @@ _FORBIDDEN = ("/run", "/var/run", "/proc", "/sys", "/dev", "/etc", "/root", "/bo
 _SHARED = ("pid", "ipc", "uts", "userns_mode", "cgroup")
 #: Words of a service that are judged below, and those with which nothing can be reached.
 _JUDGED = frozenset(
-    (*_SHARED, "privileged", "network_mode", "networks", "cap_add", "cap_drop", "security_opt", "ports", "extra_hosts")
-) | {"volumes", "volumes_from", "devices", "logging"}
+    (*_SHARED, "privileged", "network_mode", "networks", "cap_add", "cap_drop", "security_opt", "ports", "extra_hosts",
+     "volumes", "volumes_from", "devices", "logging")
+)  # fmt: skip
 _HARMLESS = frozenset(
-    "cgroup_parent command container_name cpus cpu_shares cpuset depends_on dns entrypoint environment expose healthcheck"
-    " hostname image init labels mem_limit mem_reservation memswap_limit oom_score_adj pids_limit platform pull_policy"
-    " read_only restart shm_size stdin_open stop_grace_period stop_signal sysctls tmpfs tty ulimits user working_dir".split()
-)
-_TOP = frozenset(("name", "version", "services", "networks", "volumes", "include"))
+    ("container_name", "hostname", "image", "labels", "pull_policy", "platform", "environment", "command", "entrypoint",
+     "working_dir", "user", "init", "tty", "stdin_open", "restart", "healthcheck", "depends_on", "stop_signal",
+     "stop_grace_period", "dns", "expose", "sysctls", "ulimits", "read_only", "tmpfs", "shm_size", "mem_limit",
+     "mem_reservation", "memswap_limit", "cpus", "cpuset", "cpu_shares", "pids_limit", "oom_score_adj", "cgroup_parent")
+)  # fmt: skip
+_TOP = ("name", "version", "services", "networks", "volumes", "include")
 #: A device as CDI calls it, such as nvidia.com/gpu=all: what it stands for is described below /etc/cdi, by root.
 _CDI = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9_-]*=[A-Za-z0-9][A-Za-z0-9._:-]*")
 #: Where Docker keeps a container's words on this machine; any other driver sends them away.
@@ -94,7 +96,7 @@ def _of_service(name: str, service: Mapping[str, Any], network: str) -> Iterable
         yield f"service {name} has {key}, which no tenant may have"
 
 
-def _unknown(given: Mapping[str, Any], known: frozenset[str]) -> list[str]:
+def _unknown(given: Mapping[str, Any], known: Collection[str]) -> list[str]:
     """Words that are not known; what begins with x- is nobody's."""
     return sorted(str(key) for key in given if key not in known and not str(key).startswith("x-"))
 
@@ -124,8 +126,9 @@ def problems(project: Mapping[str, Any], *, network: str = "sovereign") -> list[
         found.append("the project includes other files")
     # A volume of one's own lies where Docker keeps them; options could lay any folder of the host below it.
     for name, settings in sorted((project.get("volumes") or {}).items()):
-        if keys := _unknown(settings or {}, frozenset(("labels",))):
+        if keys := _unknown(settings or {}, ("labels",)):
             found.append(f"volume {name} has {', '.join(keys)}, which no tenant's may have")
     found += [f"the project has {key}, which no tenant's may have" for key in _unknown(project, _TOP)]
-    found += [f"{text!r} would be filled in by compose; write what is meant, or $$ for a $" for text in _inserted(project)]
+    filled = "would be filled in by compose; write what is meant, or $$ for a $"
+    found += [f"{text!r} {filled}" for text in _inserted(project)]
     return found

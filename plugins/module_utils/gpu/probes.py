@@ -29,7 +29,7 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils._completions im
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Process, Tenant
 
-#: Seconds for one question. An engine with a free place answers one token in less; one that takes longer is asked again.
+#: Seconds for one question. An engine with a free place answers one token in less; who takes longer is asked again.
 ASK_SECONDS = 10.0
 #: The CPU floor is slower, and has others to serve.
 FLOOR_SECONDS = 60.0
@@ -40,7 +40,7 @@ _MOST = 4 * 1024 * 1024
 _VLLM = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
 #: … and tokens that it has read and made.
 _TOKENS = re.compile(r"^vllm:(?:prompt|generation)_tokens_total(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
-#: A metric of llama-server: requests in its places. It is told between two steps of the work, so one that hangs tells none.
+#: A metric of llama-server: requests in its places. It is told between two steps of the work: who hangs tells none.
 _LLAMA = re.compile(r"^llamacpp:requests_processing ([0-9.e+-]+)$", re.MULTILINE)
 
 

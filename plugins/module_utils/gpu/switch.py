@@ -217,12 +217,13 @@ class Switch:
                 raise SovereignError(
                     f"mode {mode.name}",
                     f"it needs {mode.vram_mib} MiB, and {driver}",
-                    f"Lower a budget, and set gpu_modes_reserve_mib to {memory.reserved} at least. Nothing was stopped.",
+                    f"Lower a budget, and set gpu_modes_reserve_mib to {memory.reserved} or more. "
+                    "Nothing was stopped.",
                 )
             raise SovereignError(
                 f"mode {mode.name}",
-                f"it needs {mode.vram_mib} MiB, {driver}, and others are held by {told}, which is no tenant of ours and "
-                "is left alone",
+                f"it needs {mode.vram_mib} MiB, {driver}, and others are held by {told}, which is no tenant of ours "
+                "and is left alone",
                 "End that program, or declare it as a tenant; then switch again. Nothing was stopped.",
             )
         return [f"on the card beside every mode: {process.words()}" for process in there.foreign]
@@ -490,7 +491,7 @@ class Switch:
             self._try(lambda: self._journal.note(intent), problems)
             there = self._try(self._world.running, problems)
             now = "is not known" if there is None else ", ".join(sorted(there)) or "nothing"
-            remedy = f"{error.remedy} What runs of the card now: {now}. Switch to the mode you want when that is mended."
+            remedy = f"{error.remedy} What runs of the card now: {now}. Switch to the mode you want when it is mended."
         raise SwitchFailed(error.thing, "; ".join([error.seen, *problems]), remedy, result) from error
 
     def _back(self, mode: Mode, intent: Intent, problems: list[str]) -> None:

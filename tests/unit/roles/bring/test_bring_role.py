@@ -79,7 +79,7 @@ ENDED = '{"failed": true, "msg": "disk \\"/data\\": 3 GiB are free", "invocation
         ('{"changed": true}', {"state": "done", "pid": 0, "message": "100 %"}, "done", "100 %"),
         (ENDED, {"state": "verifying", "pid": os.getpid(), "message": "3 %"}, "failed", 'disk "/data": 3 GiB are free'),
         (RUNS, {"state": "transferring", "pid": os.getpid(), "message": "3 %"}, "transferring", "3 %"),
-        (RUNS, {"state": "transferring", "pid": 4194305, "message": "3 %"}, "failed", "the transfer ended without a word"),
+        (RUNS, {"state": "transferring", "pid": 4194305, "message": ""}, "failed", "the transfer ended without a word"),
     ],
 )
 def test_a_transfer_is_watched_to_its_end(

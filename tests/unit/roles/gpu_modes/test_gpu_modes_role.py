@@ -252,7 +252,7 @@ def test_who_is_still_there_stays_in_the_registry(play: Play, tmp_path: Path) ->
 def test_what_is_kept_is_no_mode_to_switch_to(play: Play) -> None:
     """Once, keep meant off."""
     hosts = play.folder / "keep.json"
-    hosts.write_text(json.dumps({"sovereign": {"hosts": {"machine": {"ansible_connection": "local"}}}}))
+    hosts.write_text(json.dumps({"all": {"hosts": {"localhost": {}}}, "sovereign": {"hosts": {"machine": {}}}}))
     # The first play alone, which touches no machine.
     argv = ["ansible-playbook", "-i", str(hosts), "--limit", "localhost", str(CHECKOUT / "playbooks/mode.yml")]
     environment = {

@@ -379,7 +379,8 @@ def test_a_program_of_ours_does_not_hear_ctrl_c(tmp_path: Path) -> None:
         "from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import machine;"
         "signal.signal(signal.SIGINT, lambda *_words: None);"
         "print(machine._run(['sh', '-c', "
-        "'trap \"exit 130\" INT; echo $$ > ' + sys.argv[2] + '; while [ ! -e ' + sys.argv[3] + ' ]; do sleep 0.1; done']))"
+        "'trap \"exit 130\" INT; echo $$ > \"$1\"; while [ ! -e \"$2\" ]; do sleep 0.1; done', "
+        "'sh', *sys.argv[2:]]))"
     )
     root = next(path for path in sys.path if path and (Path(path) / "ansible_collections/mushishi").is_dir())
     pid, go = tmp_path / "pid", tmp_path / "go"
