@@ -38,7 +38,7 @@ _INSERTED = re.compile(r"(?<!\$)(?:\$\$)*\$(?!\$)")
 def _source(volume: Any) -> str | None:
     """The path on the host behind a volume; None for a named or temporary one."""
     if isinstance(volume, Mapping):
-        return str(volume.get("source", "")) if volume.get("type", "volume") == "bind" else None
+        return None if volume.get("type", "volume") in ("volume", "tmpfs") else str(volume.get("source", ""))
     source = str(volume).split(":", 1)[0]
     return source if source.startswith(("/", ".", "~")) else None
 
