@@ -183,15 +183,13 @@ class Switch:
 
     def _hangs(self, tenant: Tenant) -> bool:
         """Whether it answers nothing, although it does not merely work for others with all its places taken."""
-        working, made = self._world.busy(tenant), self._world.made(tenant)
         if not self._world.ready(tenant):
             return False
+        made = self._world.made(tenant)
+        if made is None or not self._world.busy(tenant):
+            return True
         # Tokens that grow are an answer too: somebody else's.
-        return not (
-            working
-            and made is not None
-            and self._until(lambda: self._world.made(tenant) != made or not self._world.ready(tenant), HANG_SECONDS)
-        )
+        return not self._until(lambda: self._world.made(tenant) != made or not self._world.ready(tenant), HANG_SECONDS)
 
     def before(self) -> tuple[str, Intent | None]:
         """The last good mode, and a switch that has not come to its end. One that was committed has."""
