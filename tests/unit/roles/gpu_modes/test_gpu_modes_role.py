@@ -249,6 +249,24 @@ def test_who_is_still_there_stays_in_the_registry(play: Play, tmp_path: Path) ->
         there.write_text("")
 
 
+def test_a_tenant_that_is_still_there_keeps_its_project(play: Play, tmp_path: Path) -> None:
+    """Role gpu_tenants took it away while it was at work, beside every question that the switch asks."""
+    include = {"ansible.builtin.import_role": {"name": "mushishi.sovereign.gpu_tenants", "tasks_from": "preflight"}}
+    extra = ["--extra-vars", f"__gpu_tenants_projects={tmp_path}"]
+    for name in ("music", "tts"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "compose.yml").touch()
+    there = play.folder / "containers"
+    try:
+        there.write_text("mushishi-music\n\nmushishi-vllm-agent\n")
+        assert play([include], *extra) is None
+        assert "gpu_tenants_enabled does not name music any more" in " ".join(play.said.split())
+        there.write_text("mushishi-vllm-agent\n")
+        assert play([include], *extra) is not None, play.said
+    finally:
+        there.write_text("")
+
+
 def test_what_is_kept_is_no_mode_to_switch_to(play: Play) -> None:
     """Once, keep meant off."""
     hosts = play.folder / "keep.json"

@@ -135,6 +135,7 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
         )
         for number, (out, _found) in enumerate(THERE)
     },
+    "asked": (["__gpu_tenants_ask_images + [__gpu_tenants_ask_there]"], {"gpu_tenants_enabled": []}),
     "times": (
         ["__gpu_tenants_registry"],
         {"gpu_tenants_overrides": {"tts": {"drain_seconds": 7, "stop_seconds": 90}}},
@@ -387,6 +388,12 @@ def test_what_is_no_longer_enabled_goes(said: dict[str, list[Any]]) -> None:
 @pytest.mark.parametrize("number", range(len(THERE)))
 def test_who_is_still_there_is_not_taken_away(number: int, said: dict[str, list[Any]]) -> None:
     assert said[f"still there {number}"] == [THERE[number][1]]
+
+
+def test_who_is_there_is_asked_of_docker(said: dict[str, list[Any]]) -> None:
+    (((asked,),),) = (said["asked"],)
+    assert asked["argv"] == ["docker", "ps", "--all", '--format={{.Label "com.docker.compose.project"}}']
+    assert asked["allowed"] == [], "Docker need not be there yet"
 
 
 def test_its_removal_ends_nobody() -> None:
