@@ -47,8 +47,9 @@ options:
     default: present
   on_busy:
     description:
-      - What to do when a tenant that has to go is at work. V(fail) refuses at once; V(wait) shuts the door and waits
-        for the end, at most O(drain_timeout); V(force) waits as long and then ends the work.
+      - What to do when a tenant that has to go is at work. V(fail) refuses, after two seconds in which a short question
+        may end; V(wait) shuts the door and waits for the end, at most O(drain_timeout); V(force) waits as long and then
+        ends the work. What begins in the moment before the door is shut is waited for as long in each case.
     type: str
     choices: [fail, wait, force]
     default: fail
@@ -105,7 +106,8 @@ origin:
 outcome:
   description:
     - V(nothing to do), V(done) or V(planned); of a failure V(refused) (before anything was begun), V(unchanged) (before
-      anything was stopped), V(rolled back) (the last good mode serves again) or V(broken) (nothing does).
+      anything was stopped), V(rolled back) (the last good mode serves again) or V(broken) (it does not; the message
+      says what runs).
   returned: always
   type: str
   sample: done

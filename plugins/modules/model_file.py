@@ -222,10 +222,10 @@ def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
             f"model file {wanted.path}", f"url {core.shown_source(params['url'])!r} is no web or file address", "Use https://."
         )
     status = core.Status(None if check_mode else params["status_file"])
-    plan = core.make_plan(wanted, status)
     transferred = 0
-    if not check_mode:
-        try:
+    try:
+        plan = core.make_plan(wanted, status)
+        if not check_mode:
             if not plan.exists:
                 transferred = core.fetch(wanted, opener(params), status)
             stamp = core.stamp_of(wanted.path)
@@ -233,9 +233,9 @@ def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
                 core.remember(wanted, stamp)
             size = stamp.size if stamp is not None else 0
             status.report("done", size, size, always=True)
-        except SovereignError as error:
-            status.report("failed", 0, wanted.size_bytes, str(error), always=True)
-            raise
+    except SovereignError as error:
+        status.report("failed", 0, wanted.size_bytes, str(error), always=True)
+        raise
     differences = Differences()
     differences.compare("state", "present" if plan.exists else "absent", "present")
     return {

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from conftest import Lab, recap, site
+from conftest import Lab, play, recap, site
 from modes import ARCHIVE, FORCE, HOLDERS, Modes, around, ask, bystander, inside, switch, tenants_settings, walk
 
 
@@ -25,7 +25,12 @@ def all_modes(raw_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     again = site(*words, "--extra-vars", f"@{settings}")
     assert recap(again)["changed"] == 0, again
     yield Modes(lab)
-    switch("agent", **FORCE)
+    # Who is still there cannot be taken away: the mode agent has speech and the audio worker beside it.
+    refused = play("site", *words)
+    said = " ".join((refused.stdout + refused.stderr).split())
+    words_said = "gpu_tenants_enabled does not name audio-worker, tts any more"
+    assert refused.returncode != 0 and words_said in said, said[-3000:]
+    switch("forensic", **FORCE)
     site(*words)
     lab.hub.run("rm", "-f", ARCHIVE)
     assert Modes(lab).registry == before, "as before"

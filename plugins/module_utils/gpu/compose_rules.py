@@ -1,22 +1,44 @@
 # SPDX-License-Identifier: MIT
 # Private to this collection: may change in any release.
-"""What a tenant's compose project may not have (docs/planes.md, P5): each would be a way around the plane. Pure."""
+"""What a tenant's compose project may have, and what would be a way around the plane (docs/planes.md, P5). Pure.
+
+Compose learns new words with each release, some of which are ways out; a word that is not known here is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 #: Folders of the host that no tenant may see, nor anything below them; and nothing above them.
 _FORBIDDEN = ("/run", "/var/run", "/proc", "/sys", "/dev", "/etc", "/root", "/boot", "/var/lib/docker")
 #: Kernel namespaces of the host, by the key that would share one.
 _SHARED = ("pid", "ipc", "uts", "userns_mode", "cgroup")
+#: Words of a service that are judged below, and those with which nothing can be reached.
+_JUDGED = frozenset(
+    (*_SHARED, "privileged", "network_mode", "networks", "cap_add", "cap_drop", "security_opt", "ports", "extra_hosts",
+     "volumes", "volumes_from", "devices", "logging")
+)  # fmt: skip
+_HARMLESS = frozenset(
+    ("container_name", "hostname", "image", "labels", "pull_policy", "platform", "environment", "command", "entrypoint",
+     "working_dir", "user", "init", "tty", "stdin_open", "restart", "healthcheck", "depends_on", "stop_signal",
+     "stop_grace_period", "dns", "expose", "sysctls", "ulimits", "read_only", "tmpfs", "shm_size", "mem_limit",
+     "mem_reservation", "memswap_limit", "cpus", "cpuset", "cpu_shares", "pids_limit", "oom_score_adj", "cgroup_parent")
+)  # fmt: skip
+_TOP = ("name", "version", "services", "networks", "volumes", "include")
+#: A device as CDI calls it, such as nvidia.com/gpu=all: what it stands for is described below /etc/cdi, by root.
+_CDI = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9_-]*=[A-Za-z0-9][A-Za-z0-9._:-]*")
+#: Where Docker keeps a container's words on this machine; any other driver sends them away.
+_LOGS = ("json-file", "local", "none")
+#: A dollar sign that compose would put something else in the place of.
+_INSERTED = re.compile(r"(?<!\$)(?:\$\$)*\$(?!\$)")
 
 
 def _source(volume: Any) -> str | None:
     """The path on the host behind a volume; None for a named or temporary one."""
     if isinstance(volume, Mapping):
-        return str(volume.get("source", "")) if volume.get("type", "volume") == "bind" else None
+        return None if volume.get("type", "volume") in ("volume", "tmpfs") else str(volume.get("source", ""))
     source = str(volume).split(":", 1)[0]
     return source if source.startswith(("/", ".", "~")) else None
 
@@ -64,6 +86,31 @@ def _of_service(name: str, service: Mapping[str, Any], network: str) -> Iterable
             yield f"service {name} sees {source} of the host ({folder})"
     if service.get("volumes_from"):
         yield f"service {name} takes the volumes of others"
+    for device in service.get("devices") or []:
+        named = device.get("source") if isinstance(device, Mapping) else device
+        if not _CDI.fullmatch(str(named)):
+            yield f"service {name} has the device {named}, which is no name of CDI's (nvidia.com/gpu=all)"
+    if (driver := (service.get("logging") or {}).get("driver", _LOGS[0])) not in _LOGS:
+        yield f"service {name} logs by {driver}, not by {' or '.join(_LOGS)}"
+    for key in _unknown(service, _JUDGED | _HARMLESS):
+        yield f"service {name} has {key}, which no tenant may have"
+
+
+def _unknown(given: Mapping[str, Any], known: Collection[str]) -> list[str]:
+    """Words that are not known; what begins with x- is nobody's."""
+    return sorted(str(key) for key in given if key not in known and not str(key).startswith("x-"))
+
+
+def _inserted(value: Any) -> Iterable[str]:
+    """Texts that would be others when compose has put its variables in."""
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, str):
+        if _INSERTED.search(value):
+            yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _inserted(each)
 
 
 def problems(project: Mapping[str, Any], *, network: str = "sovereign") -> list[str]:
@@ -77,4 +124,11 @@ def problems(project: Mapping[str, Any], *, network: str = "sovereign") -> list[
             found.append(f"network {name} is not the external network {network}")
     if project.get("include"):
         found.append("the project includes other files")
+    # A volume of one's own lies where Docker keeps them; options could lay any folder of the host below it.
+    for name, settings in sorted((project.get("volumes") or {}).items()):
+        if keys := _unknown(settings or {}, ("labels",)):
+            found.append(f"volume {name} has {', '.join(keys)}, which no tenant's may have")
+    found += [f"the project has {key}, which no tenant's may have" for key in _unknown(project, _TOP)]
+    filled = "would be filled in by compose; write what is meant, or $$ for a $"
+    found += [f"{text!r} {filled}" for text in _inserted(project)]
     return found

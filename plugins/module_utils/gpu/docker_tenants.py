@@ -92,6 +92,8 @@ class DockerTenants:
         self._registry, self._client, self._run, self._time = registry, client, run, now
         self._patience, self._pause = patience, pause
         self._owner = {name: tenant.name for tenant in registry.tenants.values() for name in tenant.containers}
+        #: Number of a container → how often Docker had started it again when the tenants were last looked at.
+        self._restarts: dict[str, int] = {}
 
     def _patiently(self, ask: Callable[[], Answer], away: Callable[[Answer], bool] = lambda _answer: False) -> Answer:
         """What Docker answers, asked again for a while when it is away. ``away``: whether an answer says so."""
@@ -131,6 +133,7 @@ class DockerTenants:
             tenant = self._registry.tenants[name]
             wanted = project_hash(tenant)
             states = [each.get("State", {}) for each in containers]
+            self._restarts |= {str(each.get("Id")): int(each.get("RestartCount") or 0) for each in containers}
             labels = {(each.get("Config", {}).get("Labels") or {}).get(LABEL) for each in containers}
             whole = len(containers) == len(tenant.containers) and all(
                 state.get("Running") and not state.get("Restarting") and not state.get("Paused") for state in states
@@ -140,10 +143,15 @@ class DockerTenants:
         return found
 
     def alive(self, tenant: Tenant) -> bool:
-        """Whether all its containers run and none was started again by Docker: one that dies and comes back is dead."""
+        """Whether all its containers run and none was started again by Docker: one that dies and comes back is dead.
+
+        What happened to one that was there before does not count; it may have had a bad day.
+        """
         containers = self._containers().get(tenant.name, [])
         return len(containers) == len(tenant.containers) and all(
-            each["State"].get("Running") and not each["State"].get("Restarting") and not each.get("RestartCount")
+            each["State"].get("Running")
+            and not each["State"].get("Restarting")
+            and int(each.get("RestartCount") or 0) == self._restarts.get(str(each.get("Id")), 0)
             for each in containers
         )
 

@@ -72,6 +72,9 @@ def project_problems(name: str, containers: Iterable[str], text: str) -> list[st
     if not isinstance(project, Mapping):
         return [f"tenant {name}: its project is no compose project"]
     found = [f"tenant {name}: {problem}" for problem in compose_rules.problems(project)]
+    # Without a name compose takes the folder's, and with it the containers of whoever has the same.
+    if project.get("name") != f"mushishi-{name}":
+        found.append(f"tenant {name}: its project's name is {project.get('name')}, not mushishi-{name}")
     services = project.get("services")
     if isinstance(services, Mapping):
         made = sorted(str((service or {}).get("container_name")) for service in services.values())

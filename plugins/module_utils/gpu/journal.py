@@ -70,6 +70,8 @@ class Intent:
     why: str = ""
     #: Tenant → the most that it was seen to hold, in MiB.
     peaks: dict[str, int] = field(default_factory=dict)
+    #: The same of the tenants of the mode before, until they went.
+    origin_peaks: dict[str, int] = field(default_factory=dict)
 
 
 #: Everybody may read what is told here; whoever switches owns it.

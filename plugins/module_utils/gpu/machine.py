@@ -63,8 +63,14 @@ _WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 def _run(argv: Sequence[str]) -> tuple[int, str, str]:
     """A program, to its end."""
     try:
+        # Not for the terminal's Ctrl-C, which calls the switch off: compose has to come to its end first.
         done = subprocess.run(
-            [*_WITH_US, *argv], stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMPOSE_SECONDS, check=False
+            [*_WITH_US, *argv],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_COMPOSE_SECONDS,
+            check=False,
+            start_new_session=True,
         )
     except FileNotFoundError:
         return 127, "", f"{_WITH_US[0]} is not installed"
@@ -175,6 +181,10 @@ class RealWorld:
     def busy(self, tenant: Tenant) -> Sequence[str]:
         """What it works at."""
         return self._probes.busy(tenant, self.processes())
+
+    def made(self, tenant: Tenant) -> float | None:
+        """What it has brought forth so far, when it counts that."""
+        return self._probes.made(tenant)
 
     def floor(self, name: str) -> str:
         """Empty when a CPU floor has really answered."""
@@ -338,11 +348,11 @@ class Machine:
         warnings = switch.fits(mode) + self._blind(mode)
         found = switch.plan(target)
         switch.can_begin(mode, found)
-        left, good = self._journal.intent(), self._journal.good()
+        origin, left = switch.before()
         return {
-            "origin": left.origin if left else (good or OFF),
+            "origin": origin,
             "target": target,
-            "changed": left is not None or not found.empty or good != target,
+            "changed": left is not None or not found.empty or self._journal.good() != target,
             "steps": found.words(),
             "stop": [tenant.name for tenant in found.stop],
             "keep": [tenant.name for tenant in found.keep],
@@ -470,6 +480,12 @@ def _mode(registry: Registry, mode: Mode, history: Sequence[Mapping[str, Any]]) 
         sum(entry["peaks"].values())
         for entry in history
         if entry.get("target") == mode.name and entry.get("outcome") == "done" and entry.get("peaks")
+    ]
+    # What it held when it went: an engine that has worked holds more than one that has just answered.
+    measured += [
+        sum(entry["origin_peaks"].values())
+        for entry in history
+        if entry.get("origin") == mode.name and entry.get("origin_peaks")
     ]
     return {
         "tenants": [tenant.name for tenant in mode.tenants],

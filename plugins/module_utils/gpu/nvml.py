@@ -2,8 +2,8 @@
 # Private to this collection: may change in any release.
 """The card as the driver knows it (NVML, by nvidia-ml-py): memory, processes, power, heat. Memory in MiB.
 
-Names and constants are those of NVIDIA's NVML API reference. Memory is asked in its second version: the first one
-counts what the driver reserves for itself as used.
+Names and constants are those of NVIDIA's NVML API reference. Memory is asked in its second version, in which total is
+reserved, used and free together: the first one counts what the driver reserves for itself as used.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Card:
     def memory(self) -> Memory:
         """What the card has, and what is taken, the driver's own share apart."""
         found = self._ask("nvmlDeviceGetMemoryInfo", pynvml.nvmlMemory_v2)
-        return Memory(int(found.total) // _MIB, -(-int(found.used) // _MIB))
+        return Memory(int(found.total) // _MIB, -(-int(found.used) // _MIB), -(-int(found.reserved) // _MIB))
 
     def processes(self, tenant_of: Callable[[str], str | None] = lambda _container: None) -> list[Process]:
         """Everybody on the card, by the memory held; ``tenant_of``: the tenant whose container has a number."""

@@ -29,13 +29,19 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils._completions im
 from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import SovereignError
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Process, Tenant
 
-#: Seconds for one question. An engine under load answers one token in less; one that takes longer is asked again.
+#: Seconds for one question. An engine with a free place answers one token in less; who takes longer is asked again.
 ASK_SECONDS = 10.0
 #: The CPU floor is slower, and has others to serve.
 FLOOR_SECONDS = 60.0
+#: As a question that got no answer in its time is called, also by a completion.
+TIMED_OUT = "timed out"
 _MOST = 4 * 1024 * 1024
 #: Metrics of vLLM: requests in the engine, and those that wait for it.
 _VLLM = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
+#: … and tokens that it has read and made.
+_TOKENS = re.compile(r"^vllm:(?:prompt|generation)_tokens_total(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
+#: A metric of llama-server: requests in its places. It is told between two steps of the work: who hangs tells none.
+_LLAMA = re.compile(r"^llamacpp:requests_processing ([0-9.e+-]+)$", re.MULTILINE)
 
 
 Answer = TypeVar("Answer")
@@ -45,7 +51,7 @@ class NoAnswer(Exception):
     """A question that got none; the message says why."""
 
 
-def fetched(url: str, seconds: float = ASK_SECONDS) -> str:
+def fetched(url: str, seconds: float = ASK_SECONDS, key: str | None = None) -> str:
     """The text behind an address, which must answer with 200.
 
     Raises:
@@ -54,11 +60,12 @@ def fetched(url: str, seconds: float = ASK_SECONDS) -> str:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=seconds)
     try:
-        connection.request("GET", parts.path or "/", headers={"Accept": "*/*", "Connection": "close"})
+        allowed = {"Authorization": f"Bearer {key}"} if key else {}
+        connection.request("GET", parts.path or "/", headers={"Accept": "*/*", "Connection": "close", **allowed})
         response = connection.getresponse()
         text = response.read(_MOST).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as error:
-        raise NoAnswer("timed out" if isinstance(error, TimeoutError) else str(error) or type(error).__name__) from None
+        raise NoAnswer(TIMED_OUT if isinstance(error, TimeoutError) else str(error) or type(error).__name__) from None
     finally:
         connection.close()
     if response.status != 200:
@@ -107,6 +114,15 @@ def _vllm(probe: Mapping[str, Any]) -> list[str]:
     return [f"{count:.0f} requests {what}" for what, count in counts.items() if count > 0]
 
 
+def _works(probe: Mapping[str, Any], key: str | None) -> bool:
+    """Whether a llama-server works for others, all its places taken, while it answers us nothing."""
+    try:
+        found = _LLAMA.search(fetched(f"{str(probe['url']).rstrip('/')}/metrics", FLOOR_SECONDS, key))
+    except NoAnswer:
+        return False
+    return found is not None and float(found[1]) > 0
+
+
 def _comfyui(probe: Mapping[str, Any]) -> list[str]:
     queue = _object(probe["url"])
     found = []
@@ -129,7 +145,7 @@ def _rq(probe: Mapping[str, Any]) -> list[str]:
             with connection.makefile("rb") as stream:
                 answers = [stream.readline(256).decode("utf-8", "replace").strip() for _asked in asked]
     except OSError as error:
-        raise NoAnswer("timed out" if isinstance(error, TimeoutError) else str(error)) from None
+        raise NoAnswer(TIMED_OUT if isinstance(error, TimeoutError) else str(error)) from None
     found = []
     for (queue, what), answer in zip(asked, answers):
         if not re.fullmatch(r":\d+", answer):
@@ -194,7 +210,7 @@ class Probes:
         return self._from(tenant, str(tenant.ready["url"]), asked, lambda why: why)
 
     def floor(self, name: str, probe: Mapping[str, Any]) -> str:
-        """Empty when a CPU floor has really answered; else why not.
+        """Empty when a CPU floor has really answered, or is at work for others; else why not.
 
         Raises:
             SovereignError: the namespace cannot be entered.
@@ -206,7 +222,32 @@ class Probes:
                     key = stream.readline().strip()
             except (OSError, UnicodeDecodeError) as error:
                 return f"its key {probe['key_file']} cannot be read ({error})"
-        return together({name: lambda: _completion(probe, key, FLOOR_SECONDS)}, self._namespace)[name]
+
+        def asked() -> str:
+            why = _completion(probe, key, FLOOR_SECONDS)
+            return "" if why == TIMED_OUT and _works(probe, key) else why
+
+        return together({name: asked}, self._namespace)[name]
+
+    def made(self, tenant: Tenant) -> float | None:
+        """How many tokens it has read and made; None when it does not say.
+
+        Raises:
+            SovereignError: the namespace cannot be entered.
+        """
+
+        def asked(url: str) -> float | None:
+            try:
+                found = _TOKENS.findall(fetched(url))
+            except NoAnswer:
+                return None
+            return sum(map(float, found)) if found else None
+
+        for probe in tenant.busy:
+            if probe["kind"] == "vllm":
+                url = str(probe["url"])
+                return self._from(tenant, url, functools.partial(asked, url), lambda _why: None)
+        return None
 
     def busy(self, tenant: Tenant, processes: Sequence[Process]) -> list[str]:
         """What it works at, one phrase each. ``processes``: who is on the card now.

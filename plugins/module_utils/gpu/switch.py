@@ -39,7 +39,11 @@ PAUSE = 0.25
 GLANCE_SECONDS = 2.0
 #: A CPU floor that answered before the switch may be busy with those who came to it meanwhile.
 FLOOR_SECONDS = 120.0
+#: Whose places are all taken has none for a question. It is asked again for as long as a long prompt takes to be read.
+HANG_SECONDS = 60.0
 ON_BUSY = ("fail", "wait", "force")
+#: The last phase: the new mode serves, and is written down as the good one.
+COMMIT = "commit"
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ class World(Protocol):
 
     def busy(self, tenant: Tenant) -> Sequence[str]:
         """What it works at, one phrase each; nothing when it is idle. Loaded is not busy."""
+
+    def made(self, tenant: Tenant) -> float | None:
+        """What it has brought forth so far, a number that grows while it works; None when it does not say."""
 
     def floor(self, name: str) -> str:
         """Empty when a CPU floor has really answered; else why not."""
@@ -155,7 +162,8 @@ class Switch:
         report: Callable[[Step], None] = lambda _step: None,
     ) -> None:
         self._registry, self._world, self._journal, self._report = registry, world, journal, report
-        self._peaks = Peaks()
+        #: What the target's tenants were seen to hold, and what the origin's were, until they went.
+        self._peaks, self._origin_peaks = Peaks(), Peaks()
         self._began = 0.0
         self._expected: float | None = None
         self._phase_began: float | None = None
@@ -169,9 +177,26 @@ class Switch:
         for tenant in mode.tenants:
             state = running.get(tenant.name)
             # One that is still starting is waited for; one that had its time and answers nothing is made anew.
-            if state and not state.stale and state.age > tenant.ready_seconds and self._world.ready(tenant):
+            if state and not state.stale and state.age > tenant.ready_seconds and self._hangs(tenant):
                 stale.add(tenant.name)
         return tenants.plan(self._registry, running.keys(), mode, stale)
+
+    def _hangs(self, tenant: Tenant) -> bool:
+        """Whether it answers nothing, although it does not merely work for others with all its places taken."""
+        if not self._world.ready(tenant):
+            return False
+        made = self._world.made(tenant)
+        if made is None or not self._world.busy(tenant):
+            return True
+        # Tokens that grow are an answer too: somebody else's.
+        return not self._until(lambda: self._world.made(tenant) != made or not self._world.ready(tenant), HANG_SECONDS)
+
+    def before(self) -> tuple[str, Intent | None]:
+        """The last good mode, and a switch that has not come to its end. One that was committed has."""
+        left, good = self._journal.intent(), self._journal.good()
+        if left and left.phase == COMMIT and left.target == good:
+            left = None
+        return good or (left.origin if left else OFF), left
 
     def fits(self, mode: Mode) -> list[str]:
         """Refuse what the card cannot hold, also because of others on it; warnings about others whom it can hold.
@@ -183,11 +208,20 @@ class Switch:
         self._registry.fits(mode, memory.total)
         there = tenants.strangers(self._registry, self._world.processes())
         told = ", ".join(process.words() for process in (*there.foreign, *there.guests))
-        if mode.tenants and there.mib > self._registry.reserve_mib and mode.vram_mib + there.mib > memory.total:
+        # What is in the way is more than the reserve then: with that the mode fits.
+        if mode.tenants and mode.vram_mib + there.mib + memory.reserved > memory.total:
+            driver = f"{memory.reserved} of the card's {memory.total} MiB are the driver's own"
+            if not told:
+                raise SovereignError(
+                    f"mode {mode.name}",
+                    f"it needs {mode.vram_mib} MiB, and {driver}",
+                    f"Lower a budget, and set gpu_modes_reserve_mib to {memory.reserved} or more. "
+                    "Nothing was stopped.",
+                )
             raise SovereignError(
                 f"mode {mode.name}",
-                f"it needs {mode.vram_mib} MiB, and the card's {memory.total} MiB are also held by {told}, which is no "
-                "tenant of ours and is left alone",
+                f"it needs {mode.vram_mib} MiB, {driver}, and others are held by {told}, which is no tenant of ours "
+                "and is left alone",
                 "End that program, or declare it as a tenant; then switch again. Nothing was stopped.",
             )
         return [f"on the card beside every mode: {process.words()}" for process in there.foreign]
@@ -224,13 +258,16 @@ class Switch:
         mode = self._registry.mode(target)
         self._began = self._world.now()
         self._expected = expected_seconds(self._journal.history(), target)
-        left, good = self._journal.intent(), self._journal.good()
-        origin = left.origin if left else (good or OFF)
+        origin, left = self.before()
         result = Result(origin, target, warnings=self.fits(mode))
         plan = self.plan(target)
         result.plan = plan.words()
         self.can_begin(mode, plan)
-        if left is None and plan.empty and good == target and not any(self._world.ready(each) for each in plan.keep):
+        if left is None and (done := self._journal.intent()):
+            # It was committed, and its line could not be written any more.
+            self._try(lambda: self._journal.end(done, "done"), result.warnings)
+        good = self._journal.good()
+        if left is None and plan.empty and good == target and not any(self._hangs(each) for each in plan.keep):
             return result
         intent = Intent(origin, target, "intent", self._world.time())
         if left:
@@ -244,16 +281,17 @@ class Switch:
         try:
             self._go(intent, plan, mode)
             self._floors_answer(intent, mode)
-            self._phase(intent, "commit")
+            self._phase(intent, COMMIT)
             self._journal.commit(target)
         except SovereignError as error:
             self._failed(intent, result, error, rollback)
         self._over(intent)
-        intent.peaks = dict(self._peaks.seen)
-        self._journal.end(intent, "done")
+        intent.peaks, intent.origin_peaks = dict(self._peaks.seen), dict(self._origin_peaks.seen)
+        # The mode serves and is committed: a line that cannot be written is written by the next run.
+        self._try(lambda: self._journal.end(intent, "done"), result.warnings)
         result.changed, result.outcome = True, "done"
         result.seconds, result.peaks = dict(intent.seconds), dict(self._peaks.seen)
-        result.warnings += self._peaks.drift(self._registry)
+        result.warnings += Peaks({**self._origin_peaks.seen, **self._peaks.seen}).drift(self._registry)
         return result
 
     def _phase(self, intent: Intent, phase: str, detail: str = "") -> None:
@@ -327,18 +365,20 @@ class Switch:
 
     def _working(self, stop: Iterable[Tenant]) -> list[str]:
         found = [f"{tenant.name}: {what}" for tenant in stop for what in self._world.busy(tenant)]
+        self._origin_peaks.note(self._world.processes())
         self._tell("drain" if found else "idle", "; ".join(found))
         return found
 
     def _unchanged(self, intent: Intent, result: Result, error: SovereignError) -> None:
         """Nothing was stopped by this run: the doors open again, and the intent is gone."""
-        problems = [str(error)]
-        running = self._try(self._world.running, problems) or {}
+        shut: list[str] = []
+        running = self._try(self._world.running, shut) or {}
         for name in intent.closed:
             if name in running and name in self._registry.tenants:
-                self._try(functools.partial(self._world.open, self._registry.tenants[name]), problems)
+                self._try(functools.partial(self._world.open, self._registry.tenants[name]), shut)
+        problems = list(shut)
         self._over(intent)
-        result.seconds = dict(intent.seconds)
+        result.seconds, intent.origin_peaks = dict(intent.seconds), dict(self._origin_peaks.seen)
         if intent.stopped:
             # An earlier run had stopped some already: that is for the next run to bring to an end.
             result.outcome = "broken"
@@ -346,8 +386,12 @@ class Switch:
         else:
             result.outcome = "unchanged"
             remedy = error.remedy
-            self._try(lambda: self._journal.end(intent, f"unchanged: {error}"), problems)
-        raise SwitchFailed(error.thing, "; ".join([error.seen, *problems[1:]]), remedy, result) from error
+            if shut:
+                # The intent stays, so that the next switch does not take what runs for what serves.
+                remedy += f" A door may be shut still: switch to {intent.origin} opens it."
+            else:
+                self._try(lambda: self._journal.end(intent, f"unchanged: {error}"), problems)
+        raise SwitchFailed(error.thing, "; ".join([error.seen, *problems]), remedy, result) from error
 
     # ---- from the stop on: forward, or back to the last good mode
     def _go(self, intent: Intent, plan: Plan, mode: Mode) -> None:
@@ -367,7 +411,9 @@ class Switch:
             self._world.start(tenant)
             self._answers(tenant)
         for tenant in plan.keep:
-            self._answers(tenant)
+            if self._hangs(tenant):
+                self._answers(tenant)
+        self._peaks.note(self._world.processes())
         self._phase(intent, "open")
         for tenant in mode.tenants:
             self._world.open(tenant)
@@ -419,7 +465,7 @@ class Switch:
     def _failed(self, intent: Intent, result: Result, error: SovereignError, rollback: bool) -> None:
         """Back to the last good mode, whatever it takes; the first reason is told first."""
         problems: list[str] = []
-        intent.why = str(error)
+        intent.why, intent.origin_peaks = str(error), dict(self._origin_peaks.seen)
         if rollback and intent.origin in self._registry.modes:
             back = self._registry.modes[intent.origin]
             try:
@@ -427,7 +473,7 @@ class Switch:
                 intent.phase = "back"
                 self._phase_began = self._world.now()
                 self._try(lambda: self._journal.note(intent), problems)
-                self._back(back, intent)
+                self._back(back, intent, problems)
                 result.outcome = "rolled back"
             except SovereignError as second:
                 problems.append(f"and the way back to {back.name} failed: {second}")
@@ -441,20 +487,23 @@ class Switch:
             remedy = f"{error.remedy} The mode {intent.origin} serves again."
         else:
             self._try(lambda: self._journal.note(intent), problems)
-            remedy = f"{error.remedy} Nothing of the card serves now; switch to the mode you want when that is mended."
+            there = self._try(self._world.running, problems)
+            now = "is not known" if there is None else ", ".join(sorted(there)) or "nothing"
+            remedy = f"{error.remedy} What runs of the card now: {now}. Switch to the mode you want when it is mended."
         raise SwitchFailed(error.thing, "; ".join([error.seen, *problems]), remedy, result) from error
 
-    def _back(self, mode: Mode, intent: Intent) -> None:
+    def _back(self, mode: Mode, intent: Intent, problems: list[str]) -> None:
         """The same steps without a word on the disk: the intent that stands there is enough after a crash."""
         running = self._world.running()
         stale = {name for name, each in running.items() if each.stale}
         plan = tenants.plan(self._registry, running.keys(), mode, stale)
         # Who is there and does not answer is no better than who is gone.
-        dead = {tenant.name for tenant in plan.keep if self._world.ready(tenant)}
+        dead = {tenant.name for tenant in plan.keep if self._hangs(tenant)}
         plan = tenants.plan(self._registry, running.keys(), mode, stale | dead)
         for tenant in plan.stop:
             self._tell("back", f"stop {tenant.name}")
-            self._world.close(tenant)
+            # Who goes needs no door for it.
+            self._try(functools.partial(self._world.close, tenant), problems)
             self._world.stop(tenant)
         self._freed(plan, intent.stopped)
         for tenant in plan.start:

@@ -194,15 +194,16 @@ class Process:
 
 @dataclass(frozen=True)
 class Memory:
-    """The card's memory in MiB."""
+    """The card's memory in MiB. ``reserved``: the driver's own share, which nobody holds and nobody can have."""
 
     total: int
     used: int
+    reserved: int = 0
 
     @property
     def free(self) -> int:
         """What is left."""
-        return self.total - self.used
+        return self.total - self.used - self.reserved
 
 
 @dataclass(frozen=True)

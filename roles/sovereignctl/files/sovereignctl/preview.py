@@ -14,7 +14,7 @@ OUTCOMES = {
     "unchanged": "Nothing was changed.",
     "refused": "Nothing was begun.",
     "rolled back": "The last good mode serves again.",
-    "broken": "Nothing of the card serves now.",
+    "broken": "The last good mode does not serve.",
 }
 
 

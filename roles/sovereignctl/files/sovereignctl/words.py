@@ -16,7 +16,7 @@ exit status:
   1    refused or failed, and everything is as it was
   2    the call could not be read
   3    the switch failed, and the last good mode serves again
-  4    the switch failed, and so did the way back: nothing of the card serves
+  4    the switch failed, and so did the way back: the last good mode does not serve
   5    it needs root
   130  called off (Ctrl-C): everything is as it was, or the last good mode serves again
 """

@@ -434,6 +434,18 @@ def test_refusals_are_the_same_in_check_mode(params: dict[str, Any], change: dic
     assert not os.path.exists(os.path.dirname(params["record_dir"]) + "/models")
 
 
+def test_a_refusal_before_the_transfer_is_in_the_status_file_too(params: dict[str, Any], tmp_path: Path) -> None:
+    """Who watches that file would wait for a transfer that never began."""
+    params |= {"url": "https://x", "size_bytes": 10**18, "status_file": str(tmp_path / "status.json")}
+    with pytest.raises(SovereignError):
+        module.ensure(params, check_mode=True)
+    assert not Path(params["status_file"]).exists(), "not in check mode"
+    with pytest.raises(SovereignError):
+        module.ensure(params, check_mode=False)
+    told = json.loads(Path(params["status_file"]).read_text())
+    assert told["state"] == "failed" and "are free on its disk" in told["message"]
+
+
 def test_a_wrong_size_is_named_without_reading_the_file(params: dict[str, Any]) -> None:
     place(params, CONTENT + b"!")
     with pytest.raises(SovereignError, match=rf"it has {len(CONTENT) + 1} bytes, expected {len(CONTENT)}"):

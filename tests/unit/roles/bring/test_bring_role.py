@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -61,6 +62,47 @@ def test_a_build_that_fails_fails(docker: str, tmp_path: Path) -> None:
 
 def test_another_word_is_no_way_to_bring(tmp_path: Path) -> None:
     assert bring(tmp_path, "exit 0", "steal", "x") == (2, [])
+
+
+RUNS = '{"started": true, "finished": false, "ansible_job_id": "j1.2"}'
+#: What a module leaves that could not even be begun, as async_wrapper of ansible-core writes it.
+ENDED = '{"failed": true, "msg": "disk \\"/data\\": 3 GiB are free", "invocation": {"module_args": {"url": "x"}}}'
+
+
+@pytest.mark.parametrize(
+    ("job", "status", "state", "message"),
+    [
+        (RUNS, None, "starting", "starting"),
+        (None, None, "starting", "starting"),
+        (ENDED, None, "failed", 'disk "/data": 3 GiB are free'),
+        ('{"changed": true}', None, "failed", "the transfer ended without a word"),
+        ('{"changed": true}', {"state": "done", "pid": 0, "message": "100 %"}, "done", "100 %"),
+        (ENDED, {"state": "verifying", "pid": os.getpid(), "message": "3 %"}, "failed", 'disk "/data": 3 GiB are free'),
+        (RUNS, {"state": "transferring", "pid": os.getpid(), "message": "3 %"}, "transferring", "3 %"),
+        (RUNS, {"state": "transferring", "pid": 4194305, "message": ""}, "failed", "the transfer ended without a word"),
+    ],
+)
+def test_a_transfer_is_watched_to_its_end(
+    job: str | None, status: dict[str, object] | None, state: str, message: str, tmp_path: Path
+) -> None:
+    """Also one that ended before it had begun: nobody waits two days for it."""
+    quick = tmp_path / "sleep"
+    quick.write_text("#!/bin/sh\n")
+    quick.chmod(0o755)
+    if job is not None:
+        (tmp_path / "job").write_text(job)
+    if status is not None:
+        (tmp_path / "status").write_text(json.dumps(status))
+    done = subprocess.run(
+        ["/bin/sh", "-s", str(tmp_path / "status"), "", str(tmp_path / "job")],
+        input=(FILES / "watch_fetch.sh").read_text(),
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stdout)
+    assert (told["state"], told["message"]) == (state, message)
 
 
 @pytest.mark.parametrize("role", ["llama_cpp", "vllm", "gpu_tenants"])

@@ -58,6 +58,12 @@ class Play:
         self.folder = folder
         self.collections = collection(folder / "collections")
         self.said = ""
+        # No Docker of this machine is asked: ps lists what stands in a file, and there is no image.
+        (folder / "bin").mkdir()
+        (folder / "containers").touch()
+        docker = folder / "bin/docker"
+        docker.write_text(f'#!/bin/sh\ntest "$1" = ps && exec cat "{folder}/containers"\nexit 1\n')
+        docker.chmod(0o755)
 
     def __call__(self, tasks: list[dict[str, Any]], *options: str, **values: Any) -> dict[str, Any] | None:
         out = self.folder / "out.json"
@@ -77,6 +83,7 @@ class Play:
         (self.folder / "hosts.json").write_text(json.dumps({"all": {"hosts": {"here": local}}}))
         environment = {
             **os.environ,
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_HOME": str(self.folder / "home"),
             "ANSIBLE_ASYNC_DIR": str(self.folder / "jobs"),
@@ -172,7 +179,7 @@ def test_the_inventory_s_own_word_counts_last(play: Play, tmp_path: Path) -> Non
         "security_opt": ["no-new-privileges:true"],
     }
     network = {"sovereign": {"external": True}}
-    project.write_text(json.dumps({"services": {"tts": service}, "networks": network}))
+    project.write_text(json.dumps({"name": "mushishi-tts", "services": {"tts": service}, "networks": network}))
     tts = {
         "project": str(project),
         "containers": ["tts"],
@@ -201,7 +208,8 @@ def test_the_inventory_s_own_word_counts_last(play: Play, tmp_path: Path) -> Non
     assert play(PREFLIGHTS, **{**given, "vllm_mode_overrides": {"agent": {"vram_mib": 29000}}}) is None
     assert "vllm-agent 29000 + tts 4000 + reserve 1024 = 34024 MiB, and the card has 32607 MiB" in play.said
     # A way around the plane.
-    project.write_text(json.dumps({"services": {"tts": {**service, "privileged": True}}, "networks": network}))
+    hole = {"tts": {**service, "privileged": True}}
+    project.write_text(json.dumps({"name": "mushishi-tts", "services": hole, "networks": network}))
     assert play(PREFLIGHTS, **given) is None
     assert "tenant tts: service tts is privileged" in play.said
 
@@ -218,6 +226,68 @@ def test_what_was_switched_to_last_can_be_kept(play: Play, tmp_path: Path) -> No
             good.write_text(text)
         found = play(PREFLIGHTS, *extra)
         assert found is not None and found["mode"] == mode, play.said
+
+
+def test_who_is_still_there_stays_in_the_registry(play: Play, tmp_path: Path) -> None:
+    """Its tenant would be nobody's: not stopped by off, and in the way of every other mode."""
+    old = tmp_path / "registry.json"
+    extra = ["--extra-vars", f"__gpu_modes_registry={old}"]
+    tenants = {
+        "vllm-agent": {"containers": ["mushishi-vllm-agent"]},
+        "mine": {"containers": ["mine-a", "mine-b"]},
+    }
+    old.write_text(json.dumps({"version": 1, "tenants": tenants, "modes": {}}))
+    there = play.folder / "containers"
+    try:
+        there.write_text("somebody-else\nmine-b\nmushishi-vllm-agent\n")
+        assert play(PREFLIGHTS, *extra, vllm_mode="off", vllm_image="") is None
+        said = " ".join(play.said.split())
+        assert "tenant vllm-agent, tenant mine: no tenant any more by this inventory, and still there" in said
+        assert play(PREFLIGHTS, *extra, vllm_mode="off", vllm_image=IMAGE) is None
+        assert "tenant mine: no tenant any more" in play.said and "tenant vllm-agent" not in play.said
+        # Who does not run may go.
+        there.write_text("somebody-else\nmushishi-vllm-agent\n")
+        found = play(PREFLIGHTS, *extra, vllm_mode="off", vllm_image=IMAGE)
+        assert found is not None and "mine" not in found["document"]["tenants"], play.said
+    finally:
+        there.write_text("")
+
+
+def test_a_tenant_that_is_still_there_keeps_its_project(play: Play, tmp_path: Path) -> None:
+    """Role gpu_tenants took it away while it was at work, beside every question that the switch asks."""
+    include = {"ansible.builtin.import_role": {"name": "mushishi.sovereign.gpu_tenants", "tasks_from": "preflight"}}
+    extra = ["--extra-vars", f"__gpu_tenants_projects={tmp_path}"]
+    for name in ("music", "tts"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "compose.yml").touch()
+    there = play.folder / "containers"
+    try:
+        there.write_text("mushishi-music\n\nmushishi-vllm-agent\n")
+        assert play([include], *extra) is None
+        assert "gpu_tenants_enabled does not name music any more" in " ".join(play.said.split())
+        there.write_text("mushishi-vllm-agent\n")
+        assert play([include], *extra) is not None, play.said
+    finally:
+        there.write_text("")
+
+
+def test_what_is_kept_is_no_mode_to_switch_to(play: Play) -> None:
+    """Once, keep meant off."""
+    hosts = play.folder / "keep.json"
+    hosts.write_text(json.dumps({"all": {"hosts": {"localhost": {}}}, "sovereign": {"hosts": {"machine": {}}}}))
+    # The first play alone, which touches no machine.
+    argv = ["ansible-playbook", "-i", str(hosts), "--limit", "localhost", str(CHECKOUT / "playbooks/mode.yml")]
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(play.collections),
+        "ANSIBLE_HOME": str(play.folder / "home"),
+        "ANSIBLE_NOCOLOR": "1",
+    }
+    for mode, fine in (("agent", True), ("keep", False)):
+        asked = [*argv, "--extra-vars", f"mode={mode}"]
+        done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) is fine, done.stdout + done.stderr
+    assert "got mode=keep" in " ".join(done.stdout.split()), done.stdout
 
 
 SWITCH = [{"ansible.builtin.import_role": {"name": "mushishi.sovereign.gpu_modes", "tasks_from": "switch"}}]

@@ -95,6 +95,12 @@ CDI: dict[str, tuple[dict[str, Any], bool]] = {
 }
 HOLE = {"tts": {"services": {"tts": {"volumes": [{"source": "/var/run/docker.sock", "target": "/docker.sock"}]}}}}
 HASHES = ["__gpu_tenants_files", "__gpu_tenants_project_hashes", "__gpu_tenants_given_hash"]
+#: Compose projects that have containers, and who of those that go is among them.
+THERE = [
+    ("mushishi-tts\nmushishi-music\n\nmushishi-vllm-agent", ["music"]),
+    ("mushishi-tts\n\nmusic\nmushishi-musetalk", []),
+    ("", []),
+]
 #: What is evaluated: variables of the role, under which settings.
 CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "registry": (["__gpu_tenants_registry"], {}),
@@ -119,6 +125,21 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "models not accepted": (["__gpu_tenants_manifests"], {"gpu_tenants_models": {"comfyui": [MANIFEST]}}),
     "gone": (["__gpu_tenants_gone"], {"gpu_tenants_enabled": ["tts"], "__gpu_tenants_look": GONE}),
+    **{
+        f"still there {number}": (
+            ["__gpu_tenants_gone_there"],
+            {
+                "gpu_tenants_enabled": ["tts"],
+                "__gpu_tenants_look": GONE | {"commands": {"there": {"rc": 0, "stdout": out}}},
+            },
+        )
+        for number, (out, _found) in enumerate(THERE)
+    },
+    "asked": (["__gpu_tenants_ask_images + [__gpu_tenants_ask_there]"], {"gpu_tenants_enabled": []}),
+    "times": (
+        ["__gpu_tenants_registry"],
+        {"gpu_tenants_overrides": {"tts": {"drain_seconds": 7, "stop_seconds": 90}}},
+    ),
     "not gone": (["__gpu_tenants_gone"], {"__gpu_tenants_look": GONE}),
     **{
         f"described {name}": ([DESCRIBED], {"__gpu_tenants_look": {"globs": found}})
@@ -362,6 +383,28 @@ def test_a_node_is_unpacked_when_it_is_not_at_its_commit(name: str, due: int, sa
 
 def test_what_is_no_longer_enabled_goes(said: dict[str, list[Any]]) -> None:
     assert said["gone"] == [["music"]] and said["not gone"] == [[]]
+
+
+@pytest.mark.parametrize("number", range(len(THERE)))
+def test_who_is_still_there_is_not_taken_away(number: int, said: dict[str, list[Any]]) -> None:
+    assert said[f"still there {number}"] == [THERE[number][1]]
+
+
+def test_who_is_there_is_asked_of_docker(said: dict[str, list[Any]]) -> None:
+    (((asked,),),) = (said["asked"],)
+    assert asked["argv"] == ["docker", "ps", "--all", '--format={{.Label "com.docker.compose.project"}}']
+    assert asked["allowed"] == [], "Docker need not be there yet"
+
+
+def test_its_removal_ends_nobody() -> None:
+    """That is the mode switch's, which asks who is at work."""
+    assert "docker" not in (HERE.parents[2] / "roles/gpu_tenants/tasks/remove.yml").read_text()
+
+
+def test_its_own_times_reach_the_switch(said: dict[str, list[Any]]) -> None:
+    tenants = said["times"][0]["tenants"]
+    assert (tenants["tts"]["drain_seconds"], tenants["tts"]["stop_seconds"]) == (7, 90)
+    assert (tenants["comfyui"]["drain_seconds"], tenants["comfyui"]["stop_seconds"]) == (300, 60)
 
 
 def test_a_hole_of_the_operator_s_own_is_refused(said: dict[str, list[Any]]) -> None:

@@ -79,13 +79,18 @@ class Played:
 
     names: Mapping[str, int] = field(default_factory=lambda: dict(SIZES))
     start_seconds: float = 1.0
+    #: MiB of the card that are the driver's own.
+    reserved: int = 0
     clock: float = 1000.0
     up: dict[str, Container] = field(default_factory=dict)
     shut: set[str] = field(default_factory=set)
     foreign: list[Process] = field(default_factory=list)
-    foreign_touched: list[str] = field(default_factory=list)
+    #: A container of somebody else, which the machine shows beside ours.
+    bystander: str = ""
     at_work: dict[str, float] = field(default_factory=dict)
     hang: set[str] = field(default_factory=set)
+    #: All their places are taken: they answer us nothing, and others token by token.
+    full: set[str] = field(default_factory=set)
     die: set[str] = field(default_factory=set)
     clings: dict[str, float] = field(default_factory=dict)
     lacks: dict[str, str] = field(default_factory=dict)
@@ -108,7 +113,8 @@ class Played:
     # ---- the World
     def running(self) -> Mapping[str, Running]:
         self._call("running")
-        return {name: Running(self.clock - each.since, each.stale or each.dead) for name, each in self.up.items()}
+        there = {name: Running(self.clock - each.since, each.stale or each.dead) for name, each in self.up.items()}
+        return {**there, **({self.bystander: Running(self.clock)} if self.bystander else {})}
 
     def startable(self, tenant: Tenant) -> str:
         self._call("startable")
@@ -144,7 +150,7 @@ class Played:
 
     def memory(self) -> Memory:
         self._call("memory")
-        return Memory(CARD, sum(process.mib for process in self.processes()))
+        return Memory(CARD, sum(process.mib for process in self.processes()), self.reserved)
 
     def close(self, tenant: Tenant) -> None:
         self._call(f"close {tenant.name}")
@@ -158,17 +164,26 @@ class Played:
         self._call("ready")
         if tenant.name not in self.up:
             return "nobody is there"
+        if tenant.name in self.full:
+            self.clock += 10
+            return "timed out"
         if tenant.name in self.hang:
             return "it takes the request and says nothing"
         return "" if self.clock - self.up[tenant.name].since >= self.start_seconds else "it loads"
 
     def busy(self, tenant: Tenant) -> Sequence[str]:
         self._call("busy")
+        if tenant.name in self.full:
+            return ["2 requests running"]
         left = self.at_work.get(tenant.name, 0.0) - self.clock
         # Behind a shut door the work ends; before an open one more of it comes.
         if left > 0 or (tenant.name in self.at_work and tenant.name not in self.shut):
             return ["2 requests run"]
         return []
+
+    def made(self, tenant: Tenant) -> float | None:
+        self._call("made")
+        return self.clock if tenant.name in self.full else 7.0
 
     def floor(self, name: str) -> str:
         self._call("floor")

@@ -120,6 +120,16 @@ def test_one_that_dies_and_comes_back_is_dead(world: DockerTenants, docker: Dock
     assert not world.alive(tenant)
 
 
+def test_one_that_came_back_before_this_run_is_alive(world: DockerTenants, docker: Docker, tenant: Tenant) -> None:
+    """Docker once started it again, days ago; a mode that keeps it is not refused for that. One more time is."""
+    docker.has("one")
+    docker.has("two", restarts=3)
+    assert not world.running()["engine"].stale
+    assert world.alive(tenant)
+    docker.listed[1].attrs["RestartCount"] = 4
+    assert not world.alive(tenant)
+
+
 def test_a_project_without_a_hash(world: DockerTenants, docker: Docker, tenant: Tenant) -> None:
     Path(tenant.project).write_text("services: {}\n")
     docker.has("one", label=None)

@@ -26,7 +26,11 @@ SERVICE = {
     "cap_drop": ["ALL"],
     "security_opt": ["no-new-privileges:true"],
 }
-PROJECT = {"services": {"engine": SERVICE}, "networks": {"sovereign": {"external": True, "name": "sovereign"}}}
+PROJECT = {
+    "name": "mushishi-one",
+    "services": {"engine": SERVICE},
+    "networks": {"sovereign": {"external": True, "name": "sovereign"}},
+}
 TENANT = {
     "project": "/srv/one/compose.yml",
     "containers": ["one"],
@@ -104,6 +108,14 @@ def test_a_mode_that_does_not_fit_is_refused_with_its_sum() -> None:
 def test_a_way_around_the_plane_is_refused(change: dict[str, Any], words: str) -> None:
     project = {**PROJECT, "services": {"engine": {**SERVICE, **change}}}
     with pytest.raises(SovereignError, match=f"tenant one: .*{words}"):
+        made(given(projects={"one": yaml.safe_dump(project)}))
+
+
+@pytest.mark.parametrize("name", [None, "one", "mushishi-two"])
+def test_a_project_by_a_name_that_others_may_have_is_refused(name: str | None) -> None:
+    """What compose finds under the name of a project, it also takes away."""
+    project = {**PROJECT, "name": name}
+    with pytest.raises(SovereignError, match=f"tenant one: its project's name is {name}, not mushishi-one"):
         made(given(projects={"one": yaml.safe_dump(project)}))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -81,9 +83,10 @@ class Card:
         self.docker, self.sizes = docker, sizes
         self.foreign: list[Process] = []
         self.lost = False
+        self.reserved = 0
 
     def memory(self) -> Memory:
-        return Memory(TOTAL, sum(each.mib for each in self.processes(lambda _number: None)))
+        return Memory(TOTAL, sum(each.mib for each in self.processes(lambda _number: None)), self.reserved)
 
     def processes(self, tenant_of: Any) -> list[Process]:
         if self.lost:
@@ -145,6 +148,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.setattr(docker_tenants, "connect", lambda: found.docker)
     monkeypatch.setattr(probes.Probes, "ready", ready)
     monkeypatch.setattr(probes.Probes, "busy", lambda self, tenant, processes: found.works)
+    monkeypatch.setattr(probes.Probes, "made", lambda self, tenant: None)
     monkeypatch.setattr(probes.Probes, "floor", lambda self, name, probe: "refused" if name in found.silent else "")
     monkeypatch.setattr(docker_tenants, "_PAUSE", 0.001)
     return found
@@ -358,6 +362,29 @@ def test_a_process_that_outlives_its_container_is_its_tenant_s(here: Here, monke
         assert there._world._owners[number] == "tts"
 
 
+def test_a_card_that_keeps_more_than_was_thought_stops_nobody(here: Here) -> None:
+    with here.opened() as there:
+        there.switch("agent")
+        assert here.card is not None
+        here.card.reserved = TOTAL - 27000 + 1
+        before = len(here.docker.told)
+        for act in (there.plan, there.switch):
+            with pytest.raises(SovereignError, match="are the driver's own"):
+                act("forensic")
+        assert len(here.docker.told) == before
+        assert there.status()["card"]["memory_mib"]["free"] == TOTAL - 26000 - here.card.reserved
+
+
+def test_a_mode_s_peak_is_also_what_it_held_when_it_went(here: Here) -> None:
+    """When it has just answered it holds less than when it has worked."""
+    with here.opened() as there:
+        there.switch("agent")
+        assert here.card is not None and there.status()["modes"]["agent"]["peak_mib"] == 26000
+        here.card.sizes["mushishi-vllm-agent"] = 22500
+        there.switch("off")
+        assert there.status()["modes"]["agent"]["peak_mib"] == 26500
+
+
 def test_a_floor_that_is_silent_stops_nobody(here: Here) -> None:
     with here.opened() as there:
         there.switch("agent")
@@ -454,6 +481,34 @@ def test_the_lock_cannot_be_had(here: Here) -> None:
 def test_a_program_to_its_end() -> None:
     assert machine._run(["sh", "-c", "echo out; echo err >&2; exit 3"]) == (3, "out\n", "err\n")
     assert machine._run(["/nonexistent/x"])[0] == 127
+
+
+def test_a_program_of_ours_does_not_hear_ctrl_c(tmp_path: Path) -> None:
+    """The terminal tells everybody in the foreground; the switch hears it, and compose comes to its end."""
+    code = (
+        "import signal, sys; sys.path.insert(0, sys.argv[1]);"
+        "from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu import machine;"
+        "signal.signal(signal.SIGINT, lambda *_words: None);"
+        "print(machine._run(['sh', '-c', "
+        "'trap \"exit 130\" INT; echo $$ > \"$1\"; while [ ! -e \"$2\" ]; do sleep 0.1; done', "
+        "'sh', *sys.argv[2:]]))"
+    )
+    root = next(path for path in sys.path if path and (Path(path) / "ansible_collections/mushishi").is_dir())
+    pid, go = tmp_path / "pid", tmp_path / "go"
+    us = subprocess.Popen(
+        [sys.executable, "-c", code, root, str(pid), str(go)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 30
+    while not pid.exists() or not pid.read_text().strip():
+        assert time.monotonic() < deadline and us.poll() is None
+        time.sleep(0.05)
+    os.killpg(us.pid, signal.SIGINT)
+    time.sleep(0.5)
+    go.touch()
+    assert us.communicate(timeout=30)[0] == "(0, '', '')\n"
 
 
 def test_a_program_of_ours_ends_with_us(tmp_path: Path) -> None:

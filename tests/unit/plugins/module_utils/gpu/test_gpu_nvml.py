@@ -46,7 +46,9 @@ class Library:
 
     def __getattr__(self, name: str) -> Any:
         answers: dict[str, Any] = {
-            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=32 * GIB, used=20 * GIB + 1, free=0, reserved=GIB),
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(
+                total=32 * GIB, used=20 * GIB + 1, free=11 * GIB - 1, reserved=GIB
+            ),
             "nvmlDeviceGetComputeRunningProcesses": self.compute,
             "nvmlDeviceGetGraphicsRunningProcesses": self.graphics,
             "nvmlDeviceGetCudaComputeCapability": (12, 0),
@@ -96,7 +98,8 @@ def test_facts(library: Library) -> None:
         facts = card.facts()
     assert library.open == 0
     told = nvml.as_result(facts)
-    assert told["memory_mib"] == {"total": 32768, "used": 20481, "free": 12287}, "what is begun counts whole"
+    # What is begun counts whole, and the driver's own GiB is not free.
+    assert told["memory_mib"] == {"total": 32768, "used": 20481, "free": 11263}
     assert (told["name"], told["driver"]) == ("NVIDIA GeForce RTX 5090", "580.95.05")
     assert told["compute_capability"] == "12.0"
     assert (told["power_watts"], told["power_limit_watts"], told["load_percent"]) == (81.5, 400.0, 97)

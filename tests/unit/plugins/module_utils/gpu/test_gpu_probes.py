@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +112,77 @@ def test_vllm_at_work(text: str, found: list[str]) -> None:
     with answering({"/metrics": (200, text)}) as url:
         asked = tenant(busy=({"kind": "vllm", "url": f"{url}/metrics"},))
         assert probes.Probes("").busy(asked, HERE) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ('vllm:prompt_tokens_total{engine="0"} 40.0\nvllm:generation_tokens_total{engine="0"} 1.5e+2\n', 190.0),
+        ("vllm:generation_tokens_total 3\nvllm:generation_tokens_created 1.7e9\n", 3.0),
+        (VLLM % ("2.0", "0.0"), None),
+    ],
+)
+def test_what_vllm_has_made(text: str, made: float | None) -> None:
+    with answering({"/metrics": (200, text)}) as url:
+        load = {"kind": "load", "percent": 5}
+        assert probes.Probes("").made(tenant(busy=(load, {"kind": "vllm", "url": f"{url}/metrics"}))) == made
+        assert probes.Probes("").made(tenant(busy=(load, {"kind": "vllm", "url": f"{url}/gone"}))) is None
+        assert probes.Probes("").made(tenant(busy=(load,))) is None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "why"),
+    [
+        ("llamacpp:requests_processing 2\nllamacpp:requests_deferred 1\n", ""),
+        ("llamacpp:requests_processing 0\n", "timed out"),
+        ("up 1\n", "timed out"),
+        (None, "timed out"),
+    ],
+    ids=["all places taken", "nobody in it", "it counts nothing", "it says nothing"],
+)
+def test_a_floor_that_works_for_others_is_not_dead(
+    metrics: str | None, why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its places are taken: a question waits, and its metrics, told between two steps of the work, say so."""
+    monkeypatch.setattr(probes, "FLOOR_SECONDS", 0.5)
+    (tmp_path / "key").write_text("sk-floor\n")
+    asked: list[tuple[str, str | None]] = []
+    with silent_but(metrics, asked) as url:
+        probe = {"kind": "completion", "url": url, "model": "c", "key_file": str(tmp_path / "key")}
+        assert probes.Probes("").floor("cpu", probe) == why
+    assert asked == [("/v1/chat/completions", "Bearer sk-floor"), ("/metrics", "Bearer sk-floor")]
+    assert "efused" in probes.Probes("").floor("cpu", {**probe, "url": NOBODY}), "control: gone is gone"
+
+
+@contextmanager
+def silent_but(metrics: str | None, asked: list[tuple[str, str | None]]) -> Iterator[str]:
+    """A llama-server that answers no completion, and its metrics or not; its base address."""
+    over = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            asked.append((self.path, self.headers.get("authorization")))
+            if self.path != "/metrics" or metrics is None:
+                over.wait(30)
+                self.close_connection = True
+                return
+            self.send_response(200)
+            self.send_header("content-length", str(len(metrics)))
+            self.end_headers()
+            self.wfile.write(metrics.encode())
+
+        do_GET = do_POST = answer  # noqa: N815 - the library's names
+
+        def log_message(self, *_words: object) -> None:
+            """Be quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            over.set()
+            server.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -138,11 +138,79 @@ def test_only_an_engine_sleeps() -> None:
         ({"volumes": ["/var:/v"]}, "sees /var of the host"),
         ({"volumes": ["./x:/x"]}, "not absolute"),
         ({"volumes": ["/data/../etc:/x"]}, "not absolute"),
+        ({"use_api_socket": True}, "has use_api_socket, which no tenant may have"),
+        ({"extends": {"file": "/srv/x.yml", "service": "x"}}, "has extends,"),
+        ({"post_start": [{"command": ["x"], "privileged": True}]}, "has post_start,"),
+        ({"provider": {"type": "x"}}, "has provider,"),
+        ({"build": "."}, "has build,"),
+        ({"env_file": "/etc/mushishi/secrets/x"}, "has env_file,"),
+        ({"secrets": ["x"]}, "has secrets,"),
+        ({"device_cgroup_rules": ["b *:* rwm"]}, "has device_cgroup_rules,"),
+        ({"gpus": "all"}, "has gpus,"),
+        ({"devices": ["/dev/sda:/dev/sda"]}, "has the device /dev/sda:/dev/sda"),
+        ({"devices": [{"source": "/dev/mem", "target": "/dev/mem"}]}, "has the device /dev/mem"),
+        ({"devices": ["nvidia.com/gpu=all", "x/../dev=a/b"]}, "has the device x/../dev=a/b"),
+        ({"logging": {"driver": "gelf", "options": {"gelf-address": "udp://192.0.2.1:1"}}}, "logs by gelf"),
     ],
 )
 def test_what_no_tenant_may_have(changes: dict[str, Any], words: str) -> None:
     (found,) = compose_rules.problems(project(**changes))
     assert words in found and "service engine" in found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"devices": ["nvidia.com/gpu=all", {"source": "nvidia.com/gpu=GPU-1a:0"}], "x-mine": {"privileged": True}},
+        {"logging": {"driver": "local"}, "environment": {"PRICE": "5 $$"}, "command": ["sh", "-c", "echo $$HOME"]},
+        {"depends_on": ["a"], "healthcheck": {"test": ["CMD", "true"]}, "working_dir": "/x", "user": "0:0"},
+    ],
+)
+def test_what_a_tenant_may_have(changes: dict[str, Any]) -> None:
+    assert compose_rules.problems(project(**changes)) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"volumes": ["${SOCK}:/s"]},
+        {"volumes": [{"type": "bind", "source": "/data/$X", "target": "/x"}]},
+        {"volumes": ["/data/$$$X:/x"]},
+        {"security_opt": ["no-new-privileges:true", "${MORE}"]},
+        {"labels": {"a": {"b": "${X:-y}"}}},
+    ],
+)
+def test_what_compose_would_fill_in_is_refused(changes: dict[str, Any]) -> None:
+    (found,) = compose_rules.problems(project(**changes))
+    assert "would be filled in by compose" in found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"driver_opts": {"type": "none", "o": "bind", "device": "/var/run"}},
+        {"external": True},
+        {"name": "of_somebody_else"},
+        {"driver": "nfs"},
+    ],
+)
+def test_a_volume_of_one_s_own_is_an_empty_one(settings: dict[str, Any]) -> None:
+    made = project()
+    made["volumes"] = {"cache": settings}
+    (found,) = compose_rules.problems(made)
+    assert found == f"volume cache has {', '.join(settings)}, which no tenant's may have"
+    for fine in (None, {}, {"labels": {"a": "b"}}):
+        made["volumes"] = {"cache": fine}
+        assert compose_rules.problems(made) == []
+
+
+def test_a_word_of_the_project_that_is_not_known() -> None:
+    made = project()
+    made |= {"secrets": {"x": {"file": "/etc/shadow"}}, "configs": {"x": {"file": "/etc/shadow"}}, "x-mine": 1}
+    assert compose_rules.problems(made) == [
+        "the project has configs, which no tenant's may have",
+        "the project has secrets, which no tenant's may have",
+    ]
 
 
 def test_other_ways_out() -> None:

@@ -13,12 +13,13 @@ from ansible_collections.mushishi.sovereign.plugins.module_utils._errors import 
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.journal import Journal, Places
 from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.switch import (
     FREED_SECONDS,
+    HANG_SECONDS,
     Step,
     Switch,
     SwitchFailed,
     expected_seconds,
 )
-from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Mode, Process, Registry
+from ansible_collections.mushishi.sovereign.plugins.module_utils.gpu.tenants import Memory, Mode, Process, Registry
 from gpu_world import CARD, MODES, SIZES, Killed, Played, registry
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -122,6 +123,23 @@ def test_a_foreign_process_is_named_and_left_alone(machine: Machine) -> None:
     assert set(machine.world.up) == {"vllm-agent", "tts"} and machine.journal.intent() is None
 
 
+def test_what_the_driver_keeps_is_not_free(machine: Machine) -> None:
+    """A mode that fits by the sum, and not beside what the driver keeps for itself: nobody is stopped for it."""
+    machine.world.reserved = CARD - SIZES["vllm-forensic"] + 1
+    with pytest.raises(SovereignError, match=r"5608 of the card's 32607 MiB are the driver's own.*Nothing was stopped"):
+        machine.switch().run("forensic")
+    machine.world.reserved -= 1
+    # Whoever else is there counts on top.
+    machine.world.foreign.append(Process(4242, 1, "blender", "alice"))
+    with pytest.raises(SovereignError, match=r"5607 .*the driver's own, and others are held by blender \(pid 4242"):
+        machine.switch().run("forensic")
+    assert machine.did() == []
+    machine.serves("agent")
+    machine.world.foreign.clear()
+    assert machine.switch().run("forensic").outcome == "done", "control: to the MiB"
+    assert Memory(100, 60, 10).free == 30
+
+
 def test_a_small_foreign_process_is_told(machine: Machine) -> None:
     machine.world.foreign.append(Process(4242, 300, "blender", "alice"))
     result = machine.switch().run("forensic")
@@ -223,6 +241,15 @@ def test_without_a_rollback_the_machine_is_left_to_be_looked_at(machine: Machine
     machine.world.die.add("vllm-forensic")
     failed = machine.fails("forensic", rollback=False)
     assert failed.result.outcome == "broken" and "start vllm-agent" not in machine.world.calls
+    assert "What runs of the card now: vllm-forensic." in str(failed), "dead, and there to be looked at"
+
+
+def test_what_runs_is_told_when_there_is_no_way_back(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.journal, "commit", full_disk)
+    failed = machine.fails("forensic", rollback=False)
+    assert "What runs of the card now: vllm-forensic." in str(failed), "it does serve"
+    machine.world.broken["start"] = "no such image"
+    assert "What runs of the card now: nothing." in str(machine.fails("music"))
 
 
 def test_one_that_hangs_is_made_anew(machine: Machine) -> None:
@@ -241,6 +268,46 @@ def test_one_that_hangs_is_made_anew(machine: Machine) -> None:
     assert machine.world.up["vllm-agent"].pid != old and "stop tts" not in machine.world.calls
 
 
+def test_one_whose_places_are_all_taken_does_not_hang(machine: Machine) -> None:
+    """Two long answers, and none has a place for our question: nothing is shut, nobody is made anew."""
+    machine.world.full.add("vllm-agent")
+    assert machine.switch().plan("agent").empty
+    for on_busy in ("fail", "wait", "force"):
+        assert machine.switch().run("agent", on_busy=on_busy).outcome == "nothing to do"
+    assert machine.did() == []
+    # Kept by a mode that has more beside it, and on the way back.
+    machine.world.full = {"tts"}
+    assert machine.switch().run("audio").outcome == "done"
+    machine.world.die.add("vllm-agent")
+    failed = machine.fails("agent")
+    assert failed.result.outcome == "rolled back" and "stop tts" not in machine.world.calls
+    machine.world.full.clear()
+    machine.serves("audio")
+
+
+def test_one_that_hangs_with_work_in_it_is_made_anew(machine: Machine) -> None:
+    """Requests are in it, and no token comes: that is no work."""
+    machine.world.hang.add("vllm-agent")
+    machine.world.at_work["vllm-agent"] = machine.world.clock + 500
+    before = machine.world.clock
+    assert [tenant.name for tenant in machine.switch().plan("agent").stop] == ["vllm-agent"]
+    assert machine.world.clock - before >= HANG_SECONDS, "it was asked again first"
+
+
+def test_one_that_answers_late_does_not_hang(machine: Machine) -> None:
+    machine.world.hang.add("vllm-agent")
+    machine.world.at_work["vllm-agent"] = machine.world.clock + 500
+    asked = len(machine.world.calls)
+
+    def healed(number: int, _call: str) -> bool:
+        if number > asked + 20:
+            machine.world.hang.clear()
+        return False
+
+    machine.world.kill_at = healed
+    assert machine.switch().plan("agent").empty
+
+
 def test_one_of_another_project_is_made_anew(machine: Machine) -> None:
     machine.world.up["vllm-agent"].stale = True
     assert machine.switch().plan("agent").words() == [
@@ -256,6 +323,19 @@ def test_a_peak_above_the_declaration_is_told(machine: Machine) -> None:
     machine.world.up["tts"].mib = 5000
     result = machine.switch().run("agent")
     assert any(words == "tts held 5000 MiB and declares 4000" for words in result.warnings)
+
+
+def test_what_the_tenants_that_go_held_is_measured(machine: Machine) -> None:
+    """An engine that has worked holds more than one that has just answered; that is known when it goes."""
+    machine.world.up["vllm-agent"].mib = 22500
+    result = machine.switch().run("forensic")
+    assert any(words == "vllm-agent held 22500 MiB and declares 22000" for words in result.warnings)
+    (entry,) = machine.journal.history()
+    assert entry["origin_peaks"] == {"vllm-agent": 22500, "tts": 4000}
+    assert entry["peaks"] == {"vllm-forensic": SIZES["vllm-forensic"]}
+    machine.world.at_work["vllm-forensic"] = machine.world.clock + 500
+    machine.fails("agent")
+    assert machine.journal.history()[-1]["origin_peaks"] == {"vllm-forensic": SIZES["vllm-forensic"]}
 
 
 def test_a_full_disk(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,6 +358,82 @@ def test_a_full_disk(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert machine.switch().run("forensic").outcome == "done", "control"
     machine.serves("forensic")
+
+
+def test_a_mode_that_cannot_be_written_down_is_no_good_one(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.journal, "commit", full_disk)
+    failed = machine.fails("forensic")
+    assert failed.result.outcome == "rolled back" and "No space left" in str(failed)
+    machine.serves("agent")
+
+
+def full_disk(*_words: Any) -> None:
+    raise SovereignError("file x", "it cannot be written (No space left on device)", "Make room.")
+
+
+@pytest.mark.parametrize("end", ["the disk is full", "it is killed"])
+def test_after_the_commit_the_new_mode_is_the_good_one(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Only the line in the history is missing: the next run writes it, and does not go back to the mode before."""
+    if end == "it is killed":
+
+        def killed(*_words: Any) -> None:
+            raise Killed
+
+        monkeypatch.setattr(machine.journal, "end", killed)
+        with pytest.raises(Killed):
+            machine.switch().run("forensic")
+    else:
+        monkeypatch.setattr(machine.journal, "end", full_disk)
+        result = machine.switch().run("forensic")
+        assert (result.changed, result.outcome) == (True, "done")
+        assert any("No space left on device" in words for words in result.warnings)
+    assert machine.journal.good() == "forensic" and set(machine.world.up) == {"vllm-forensic"}
+    monkeypatch.setattr(machine.journal, "end", full_disk)
+    # Nothing is left to do but a line, which still cannot be written.
+    again = machine.switch().run("forensic")
+    assert (again.changed, again.outcome) == (False, "nothing to do")
+    assert any("No space left on device" in words for words in again.warnings)
+    monkeypatch.undo()
+    machine.world.die.add("vllm-coding")
+    failed = machine.fails("coding")
+    assert failed.result.outcome == "rolled back" and failed.result.origin == "forensic"
+    machine.serves("forensic")
+    outcomes = [(entry["target"], entry["outcome"].split(":")[0]) for entry in machine.journal.history()]
+    assert outcomes == [("forensic", "done"), ("coding", "rolled back")]
+
+
+def test_work_after_a_line_that_is_missing_changes_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.journal, "end", full_disk)
+    machine.switch().run("forensic")
+    monkeypatch.undo()
+    machine.world.at_work["vllm-forensic"] = machine.world.clock + 500
+    failed = machine.fails("agent")
+    assert failed.result.outcome == "unchanged" and failed.result.origin == "forensic"
+    machine.serves("forensic")
+
+
+# ---- the door
+def test_a_door_that_is_silent_does_not_stop_the_way_back(machine: Machine) -> None:
+    machine.world.hang.add("vllm-forensic")
+    machine.world.broken["close vllm-forensic"] = "the door does not answer"
+    failed = machine.fails("forensic")
+    assert failed.result.outcome == "rolled back" and "the door does not answer" in str(failed)
+    machine.serves("agent")
+
+
+def test_a_door_that_did_not_open_again_is_opened_by_the_next_switch(machine: Machine) -> None:
+    machine.world.at_work["vllm-agent"] = machine.world.clock + 500
+    machine.world.broken["open vllm-agent"] = "the door does not answer"
+    failed = machine.fails("forensic", on_busy="wait", drain_seconds=5)
+    assert failed.result.outcome == "unchanged"
+    assert "the door does not answer" in str(failed) and "switch to agent opens it" in str(failed)
+    assert machine.world.shut >= {"vllm-agent"} and machine.journal.intent() is not None
+    machine.world.broken.clear()
+    assert machine.switch().run("agent").outcome == "done"
+    machine.serves("agent")
+    assert machine.switch().run("agent").outcome == "nothing to do", "control"
 
 
 # ---- killed
@@ -309,6 +465,7 @@ def test_any_history_ends_in_a_mode_that_serves(tmp_path_factory: pytest.TempPat
     """Switches, kills, hangs, deaths, work, in any order; then the world is whole again, and one switch is enough."""
     machine = Machine(tmp_path_factory.mktemp("any"), data.draw(st.sampled_from(ALL)))
     machine.world.foreign.append(Process(7, 90, "Xorg", "me"))
+    machine.world.bystander = "bystander"
     for _round in range(data.draw(st.integers(1, 5))):
         world = machine.world
         world.hang = set(data.draw(st.lists(st.sampled_from(list(SIZES)), max_size=2)))
@@ -319,13 +476,13 @@ def test_any_history_ends_in_a_mode_that_serves(tmp_path_factory: pytest.TempPat
         target, on_busy = data.draw(st.sampled_from(ALL)), data.draw(st.sampled_from(["fail", "wait", "force"]))
         with contextlib.suppress(SovereignError, Killed):
             machine.switch().run(target, on_busy=on_busy)
-        assert sum(process.mib for process in world.foreign) == 90
     machine.world.hang, machine.world.die, machine.world.at_work = set(), set(), {}
     machine.world.kill_at = lambda _number, _call: False
     target = data.draw(st.sampled_from(ALL))
     machine.switch().run(target, on_busy="force")
     machine.serves(target)
     assert machine.switch().run(target).changed is False
+    assert not any("bystander" in call for call in machine.world.calls), "who is no tenant is left alone"
 
 
 def test_how_long_it_took_before() -> None:
