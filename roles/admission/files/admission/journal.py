@@ -11,6 +11,7 @@ import hashlib
 import os
 import queue
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ WAL_BYTES = 64 * 1024 * 1024
 TABLES = ("jobs", "requests", "results", "orders")
 GROUP = 64
 """Operations that share one commit, at most."""
+DIED = 70
+"""Status with which the process ends when a thread does (EX_SOFTWARE of sysexits.h)."""
 
 State = Literal["queued", "completed", "failed", "cancelled", "expired"]
 Result = TypeVar("Result")
@@ -428,6 +431,16 @@ def cause_of(error: Exception) -> str:
     return str(name or getattr(error, "strerror", None) or type(error).__name__)
 
 
+def end_process(name: str, error: BaseException) -> None:
+    """A part without which nothing is served has died: end at once, so that systemd starts the service anew.
+
+    As a kill does; what was accepted is on disk, and what was not committed was promised to nobody.
+    """
+    sys.stderr.write(f"admission: {name} has died ({type(error).__name__}); ends, to be started anew. No job is lost.\n")
+    sys.stderr.flush()
+    os._exit(DIED)
+
+
 @dataclass(frozen=True)
 class _Item:
     operation: Operation
@@ -448,14 +461,22 @@ class _Thread:
 
     def __init__(self, name: str) -> None:
         self._todo: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
         self._thread.start()
 
     def __call__(self, operation: Callable[[sqlite3.Connection], Result], *, alone: bool = False) -> Future[Result]:
         """Run it in the thread. alone: the writer runs it outside of any transaction."""
         future: Future[Result] = Future()
+        # It runs from the start, so that nobody can cancel it: who no longer waits for it does not hear of it, no more.
+        future.set_running_or_notify_cancel()
         self._todo.put(_Item(operation, future, alone))
         return future
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # noqa: BLE001 - without its thread the journal answers nobody, ever again
+            end_process(self._thread.name, error)
 
     def _run(self) -> None:
         while (first := self._todo.get()) is not None:

@@ -120,8 +120,7 @@ class PrivateQueue:
         return await asyncio.wrap_future(self._journal.read(operation))
 
     async def _writing(self, future: Future[Result]) -> Result:
-        # Once begun it is not taken back, whoever stops waiting for it.
-        return await asyncio.shield(asyncio.wrap_future(future))
+        return await asyncio.wrap_future(future)
 
     # ---- what happens by the clock
     async def _look(self) -> None:

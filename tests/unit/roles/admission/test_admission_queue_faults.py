@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""What goes wrong around the queue: clients that hang up, answers that are none, rules that change, threads that die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import queue_history
+from admission import journal
+from queue_inside import Gate, away, good, inside
+
+
+# --- a client that hangs up ------------------------------------------------------------------------------------------
+def test_clients_that_hang_up_while_their_job_is_looked_at(tmp_path: Path) -> None:
+    async def live() -> None:
+        async with inside(tmp_path, away) as one:
+            for wish in ("respond-async", "wait=0"):
+                gone = asyncio.Event()
+                before = len(one.log)
+                gate = Gate(one.journal.read)
+                await one.until(gate.reached.is_set)
+                clients = [asyncio.create_task(one.chat(prefer=wish, gone=gone)) for _ in range(5)]
+                await one.until(lambda: one.journal.read._todo.qsize() >= 5)
+                gone.set()
+                await asyncio.gather(*clients)
+                gate.open()
+                assert {line["code"] for line in one.log[before:] if line["event"] == "request"} == {"client_gone"}
+                url = await one.taken()
+                assert await one.state(url) == "queued"
+            assert len(one.queue._drainer.lines.known) == 12, "what was taken in is there, whoever waits for it"
+
+    asyncio.run(live())
+
+
+def test_a_job_is_cancelled_while_its_answer_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "GROUP", 1)
+
+    async def live() -> None:
+        async with inside(tmp_path, away) as one:
+            url = await one.taken()
+            first = Gate(one.journal.write)
+            await one.until(first.reached.is_set)
+            deleting = asyncio.create_task(one.ask("DELETE", url))
+            await one.until(lambda: one.journal.write._todo.qsize() >= 1)
+            second = Gate(one.journal.write)
+            one.engine = good
+            one.queue.engine("private", up=True)
+            await one.until(lambda: one.seen and one.journal.write._todo.qsize() >= 4)  # its beginning, and its answer
+            first.open()
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            await asyncio.sleep(0)
+            second.open()
+            heard = await deleting
+            assert heard.json["status"] == "cancelled"
+            other = await one.taken("another")
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            assert (await one.state(url), await one.state(other)) == ("cancelled", "completed")
+
+    asyncio.run(live())
+
+
+# --- a thread that dies ----------------------------------------------------------------------------------------------
+DYING = """
+import sys
+import queue_history
+one = queue_history.opened(__import__("pathlib").Path(sys.argv[1]))
+one.accept(queue_history.new(1)).result(5)
+def end(_db):
+    raise SystemExit
+getattr(one, sys.argv[2])(end, alone=sys.argv[3] == "alone").result(5)
+"""
+
+
+@pytest.mark.parametrize(("thread", "how"), [("read", "-"), ("write", "-"), ("write", "alone")])
+def test_a_thread_that_dies_ends_the_process(tmp_path: Path, thread: str, how: str) -> None:
+    here, files = Path(queue_history.__file__).parent, Path(journal.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, str(tmp_path), thread, how],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{files}:{here}"}, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == journal.DIED
+    assert f"journal-{thread}" in done.stderr and "SystemExit" in done.stderr
+    assert [row[1] for row in queue_history.dump(tmp_path)["jobs"]] [:1] == ["job-1"], "what was accepted is there"
