@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +86,7 @@ class Drainer:
         self._settings, self._rules, self._salts = settings, rules, salts
         self._journal, self._gateway, self._log = journal, gateway, log
         self._max_response_bytes, self._live, self._ended = max_response_bytes, live, ended
-        self._busy = 0
+        self._working: set[str] = set()
         self._wake = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ready: dict[str, bytes] = {}
@@ -160,10 +160,10 @@ class Drainer:
             else:
                 waits.append(due)
         while True:
-            job = self.lines.next(self._up, self._busy, self._live(), now, self._journal.clock())
+            job = self.lines.next(self._up, len(self._working), self._live(), now, self._journal.clock())
             if job is None:
                 break
-            self._busy += 1
+            self._working.add(job.id)
             self.lines.at_work.add(job.id)
             self._start(job.id, self._serve(job))
         self._read_ahead(now)
@@ -189,7 +189,7 @@ class Drainer:
     def _up(self, profile: str) -> bool:
         return bool(self.engines[profile].up)
 
-    def _start(self, name: str, work: Awaitable[None]) -> None:
+    def _start(self, name: str, work: Coroutine[None, None, None]) -> None:
         async def guarded() -> None:
             try:
                 await work
@@ -199,12 +199,18 @@ class Drainer:
                 self._log.event("queue_fault", reason=str(error))
             except Exception as error:  # noqa: BLE001 - the worker outlives any single job
                 self._log.fault(error)
-            finally:
-                self._tasks.pop(name, None)
-                self.lines.at_work.discard(name)
-                self.wake()
 
-        self._tasks[name] = asyncio.create_task(guarded())
+        def over(ended: asyncio.Task[None]) -> None:
+            # Not in `guarded`: a task that is cancelled before its first step never gets there.
+            work.close()
+            if self._tasks.get(name) is ended:
+                del self._tasks[name]
+            self._working.discard(name)
+            self.lines.at_work.discard(name)
+            self.wake()
+
+        task = self._tasks[name] = asyncio.create_task(guarded())
+        task.add_done_callback(over)
 
     # ---- one completion
     async def _complete(self, profile: str, body: bytes, seconds: float) -> Found:
@@ -253,7 +259,7 @@ class Drainer:
             found = await self._answer_to(job)
         finally:
             # The slot is free for the next job while this one's answer is stored.
-            self._busy -= 1
+            self._working.discard(job.id)
             self.wake()
         if found is None:
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What goes wrong around the queue: clients that hang up, answers that are none, rules that change, threads that die."""
+"""What goes wrong around the queue: clients that hang up, answers that are none, other rules, threads that die."""
 
 from __future__ import annotations
 
@@ -86,3 +86,23 @@ def test_a_thread_that_dies_ends_the_process(tmp_path: Path, thread: str, how: s
     assert done.returncode == journal.DIED
     assert f"journal-{thread}" in done.stderr and "SystemExit" in done.stderr
     assert [row[1] for row in queue_history.dump(tmp_path)["jobs"]] [:1] == ["job-1"], "what was accepted is there"
+
+
+# --- the worker ------------------------------------------------------------------------------------------------------
+def test_a_job_that_ends_as_it_begins_gives_its_slot_back(tmp_path: Path) -> None:
+    async def live() -> None:
+        async with inside(tmp_path, away, slots=2) as one:
+            drainer = one.queue._drainer
+            urls = [await one.taken(str(at)) for at in range(4)]
+            one.queue.engine("private", up=True)
+            drainer._step()  # two begin, and both are over before either has had its first turn
+            begun = list(drainer.lines.at_work)
+            assert len(begun) == 2
+            for name in begun:
+                drainer.drop(name)
+            one.engine = good
+            await one.until(lambda: len(one.seen) == 2 and not drainer.lines.known)
+            assert sorted([await one.state(url) for url in urls]) == ["completed", "completed", "queued", "queued"]
+            assert not drainer.lines.at_work and not drainer._tasks
+
+    asyncio.run(live())
