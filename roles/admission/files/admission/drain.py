@@ -27,7 +27,7 @@ from admission.waiting import packed_refusal
 
 PROBE_SECONDS = 120.0
 STORE_PAUSE = 30.0
-"""After an answer could not be stored, the job is left alone for so long."""
+"""After an answer could not be stored, the job is left alone for so long; so is reading ahead, after it failed."""
 SMOOTH = 0.2
 SMALL = 64 * 1024
 """Bodies of this size are read before their turn."""
@@ -90,6 +90,7 @@ class Drainer:
         self._wake = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ready: dict[str, bytes] = {}
+        self._no_read_ahead = float("-inf")
 
     # ---- what others tell it
     def wake(self) -> None:
@@ -175,7 +176,7 @@ class Drainer:
         ahead = [job.id for job in self.lines.upcoming(self._up, self._settings.slots, now) if job.size <= SMALL]
         self._ready = {name: body for name, body in self._ready.items() if name in ahead}
         missing = [name for name in ahead if name not in self._ready]
-        if missing and READ_AHEAD not in self._tasks:
+        if missing and READ_AHEAD not in self._tasks and now >= self._no_read_ahead:
             self._start(READ_AHEAD, self._read(missing))
 
     async def _read(self, names: list[str]) -> None:
@@ -197,8 +198,10 @@ class Drainer:
                 return
             except JournalError as error:
                 self._log.event("queue_fault", reason=str(error))
+                self._failed(name)
             except Exception as error:  # noqa: BLE001 - the worker outlives any single job
                 self._log.fault(error)
+                self._failed(name)
 
         def over(ended: asyncio.Task[None]) -> None:
             # Not in `guarded`: a task that is cancelled before its first step never gets there.
@@ -211,6 +214,13 @@ class Drainer:
 
         task = self._tasks[name] = asyncio.create_task(guarded())
         task.add_done_callback(over)
+
+    def _failed(self, name: str) -> None:
+        """A fault of our own, or of the disk: others go first, and nothing is tried again at once."""
+        if name == READ_AHEAD:
+            self._no_read_ahead = time.monotonic() + STORE_PAUSE
+        else:
+            self.lines.failed(name, time.monotonic(), aside=True)
 
     # ---- one completion
     async def _complete(self, profile: str, body: bytes, seconds: float) -> Found:
@@ -305,13 +315,13 @@ class Drainer:
         if kept is None:
             return None
         state: dict[str, Any] = json.loads(kept)["state"]
-        before = packed(found.document) if job.stream else b""
         try:
-            said = voice_again(job.route, state, job.profile).whole(found.document)
+            before = packed(found.document) if job.stream else b""
+            said = packed(voice_again(job.route, state, job.profile).whole(found.document))
         except ValueError:
             self._log.event("queue_attempt", profile=job.profile, job=job.seq, reason="answer is no completion")
             return None
-        return Ended("completed", before or packed(said), 200, found.backend)
+        return Ended("completed", before or said, 200, found.backend)
 
     @staticmethod
     def _refused(refusal: Refusal) -> Ended:

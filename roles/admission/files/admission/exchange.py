@@ -8,6 +8,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
+from admission.answer import packed
 from admission.config import Limits
 from admission.errors import ClientGoneError, Refusal
 
@@ -139,4 +140,4 @@ class Exchange:
 
     async def answer_json(self, document: object, headers: Mapping[str, str]) -> None:
         """Send a 200 with a JSON document."""
-        await self.answer(200, json.dumps(document, ensure_ascii=False).encode(), headers)
+        await self.answer(200, packed(document), headers)

@@ -467,7 +467,7 @@ class _Thread:
     def __call__(self, operation: Callable[[sqlite3.Connection], Result], *, alone: bool = False) -> Future[Result]:
         """Run it in the thread. alone: the writer runs it outside of any transaction."""
         future: Future[Result] = Future()
-        # It runs from the start, so that nobody can cancel it: who stops waiting only does not hear of it.
+        # It runs from the start: nobody can cancel it, and who stops waiting only does not hear of it.
         future.set_running_or_notify_cancel()
         self._todo.put(_Item(operation, future, alone))
         return future

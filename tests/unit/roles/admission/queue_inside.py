@@ -149,7 +149,7 @@ class Inside:
 
     async def chat(self, text: str = "hello", *, path: str = "/v1/chat/completions", **options: Any) -> Heard:
         """A request that may wait."""
-        document = {"messages": [{"role": "user", "content": text}]}
+        document = options.pop("document", None) or {"messages": [{"role": "user", "content": text}]}
         document |= {"max_tokens": 9} if path == "/v1/messages" else {}
         return await self.ask("POST", path, document | options.pop("more", {}), **options)
 

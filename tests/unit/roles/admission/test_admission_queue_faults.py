@@ -4,15 +4,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import queue_history
-from admission import journal
-from queue_inside import Gate, away, good, inside
+from admission import drain, journal
+from admission.answer import packed
+from admission.journal import Job
+from admission_standin import completion
+from queue_inside import Gate, away, good, inside, is_probe, said
 
 
 # --- a client that hangs up ------------------------------------------------------------------------------------------
@@ -106,3 +115,93 @@ def test_a_job_that_ends_as_it_begins_gives_its_slot_back(tmp_path: Path) -> Non
             assert not drainer.lines.at_work and not drainer._tasks
 
     asyncio.run(live())
+
+
+def half_a_pair(request: dict[str, Any]) -> httpx.Response:
+    """A tool is called with a text that ends in the middle of a sign."""
+    if is_probe(request):
+        return good(request)
+    answer = completion()
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x":"\\ud83d"}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    answer["choices"][0] = {"index": 0, "finish_reason": "tool_calls", "message": message}
+    return said(answer)
+
+
+@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_half_a_sign_is_passed_on(tmp_path: Path, path: str, queued: bool) -> None:
+    async def live() -> None:
+        async with inside(tmp_path, half_a_pair) as one:
+            document = {"input": "hello"} if path == "/v1/responses" else None
+            if queued:
+                url = await one.taken(path=path, document=document)
+                await one.until(lambda: not one.queue._drainer.lines.known)
+                heard = await one.ask("GET", url)
+                answer = heard.json["response"]
+            else:
+                heard = await one.chat(path=path, document=document)
+                answer = heard.json
+            assert heard.status == 200
+            assert "\ud83d" in json.dumps(answer, ensure_ascii=False).replace("\\ud83d", "\ud83d")
+            assert len(one.seen) == 1
+
+    asyncio.run(live())
+
+
+def broken_disk(name: str) -> Callable[[Any, str], Any]:
+    """A disk that cannot read what belongs to one job."""
+
+    def read(db: Any, job_id: str) -> Any:
+        if job_id == name:
+            raise sqlite3.OperationalError("disk I/O error")
+        return REQUEST_OF(db, job_id)
+
+    return read
+
+
+REQUEST_OF = journal.request_of
+
+
+@pytest.mark.parametrize("fault", ["answer", "program", "disk"])
+def test_a_job_that_cannot_be_served_does_not_stop_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    async def live() -> None:
+        async with inside(tmp_path, away, slots=1) as one:
+            drainer = one.queue._drainer
+            urls = [await one.taken(str(at)) for at in range(3)]
+            bad = urls[0].rpartition("/")[2]
+            if fault == "disk":
+                monkeypatch.setattr(journal, "request_of", broken_disk(bad))
+            elif fault == "program":
+                monkeypatch.setattr(drainer, "_said", failing_for(bad, drainer._said, ZeroDivisionError()))
+            else:  # what could never be said is as good as no answer
+                monkeypatch.setattr(drain, "packed", unsayable)
+            one.engine = lambda request: said(completion("no" if "'0'" in str(request["messages"]) else "yes"))
+            await one.until(lambda: list(drainer.lines.known) == [bad])
+            await asyncio.sleep(0.5)
+            assert [await one.state(url) for url in urls] == ["queued", "completed", "completed"]
+            assert drainer.lines.paused[bad] > time.monotonic() + 5
+            assert sum("'0'" in str(request["messages"]) for request in one.seen) <= 1
+            assert sum(line["event"] in ("fault", "queue_fault", "queue_attempt") for line in one.log) <= 3
+
+    asyncio.run(live())
+
+
+def failing_for(name: str, plain: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+    """A step of the worker that fails for one job."""
+
+    async def step(job: Job, *more: Any) -> Any:
+        if job.id == name:
+            raise error
+        return await plain(job, *more)
+
+    return step
+
+
+def unsayable(document: Any) -> bytes:
+    """JSON of everything but of one answer."""
+    if "'no'" in str(document):
+        raise ValueError("cannot be said")
+    return packed(document)
