@@ -18,10 +18,10 @@ import httpx
 
 from admission import outcome, schema, sse, strictjson, upstream, waiting
 from admission.answer import KEEP_ALIVE, ChatVoice, Voice, chunks_of, packed
-from admission.config import Config, Rule
+from admission.config import Config, Queue, Rule
 from admission.errors import ClientGoneError, Refusal, bad_field
 from admission.exchange import Exchange, Receive, Scope, Send
-from admission.journal import Job, digest
+from admission.journal import FILE, Job, digest
 from admission.keys import KeyRing, authenticate, cache_salt
 from admission.log import Log
 from admission.media import Shelf
@@ -82,7 +82,7 @@ class Admission:
             for profile in config.rules.profiles
         }
         self._queue: PrivateQueue | None = None
-        if config.queue is not None:
+        if config.queue is not None and _queues(config, config.queue):
             self._queue = PrivateQueue(config, config.queue, self._salts, gateway, self._busy.total, log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -467,6 +467,12 @@ class Admission:
             raise outcome.interrupted(str(error)) from None
         except (sse.EventTooLargeError, ValueError):
             raise outcome.interrupted("broken event") from None
+
+
+def _queues(config: Config, settings: Queue) -> bool:
+    """Whether a chain ends in the queue, or did once: what its file holds is answered, wiped and forgotten in time."""
+    ends = any(rule.terminal == "queue" for rule in config.rules.profiles.values())
+    return ends or (Path(settings.directory) / FILE).exists()
 
 
 def models_of(profile: str) -> dict[str, object]:

@@ -26,6 +26,7 @@ from admission.routes import voice_again
 from admission.waiting import packed_refusal
 
 PROBE_SECONDS = 120.0
+FAULT_PAUSE = 1.0
 STORE_PAUSE = 30.0
 """After an answer could not be stored, the job is left alone for so long; so is reading ahead, after it failed."""
 SMOOTH = 0.2
@@ -135,7 +136,12 @@ class Drainer:
         try:
             while True:
                 self._wake.clear()
-                pause = self._step()
+                try:
+                    pause = self._step()
+                except Exception as error:  # noqa: BLE001 - whatever is wrong with one job, the others go on
+                    self._log.fault(error)
+                    await asyncio.sleep(FAULT_PAUSE)
+                    continue
                 try:
                     async with asyncio.timeout(pause):
                         await self._wake.wait()

@@ -436,7 +436,8 @@ def end_process(name: str, error: BaseException) -> None:
 
     As a kill does; what was accepted is on disk, and what was not committed was promised to nobody.
     """
-    sys.stderr.write(f"admission: {name} has died ({type(error).__name__}); ends, to be started anew. No job is lost.\n")
+    cause = type(error).__name__
+    sys.stderr.write(f"admission: {name} has died ({cause}); the process ends, to be started anew. No job is lost.\n")
     sys.stderr.flush()
     os._exit(DIED)
 

@@ -56,9 +56,8 @@ class PrivateQueue:
         bounds = Bounds(
             settings.jobs, settings.bytes, settings.free_bytes, settings.expiry_seconds, settings.retention_seconds
         )
-        self._rules: dict[str, Rule] = {
-            profile: rule for profile, rule in config.rules.profiles.items() if rule.terminal == "queue"
-        }
+        # Of every profile: what was taken in is answered, even if the chain no longer ends in the queue.
+        self._rules: Mapping[str, Rule] = config.rules.profiles
         self._journal = Journal(Path(settings.directory), bounds)
         self._drainer = Drainer(
             settings, self._rules, salts, self._journal, gateway, config.limits.max_response_bytes,
@@ -72,7 +71,7 @@ class PrivateQueue:
         self._ringing: Counter[str] = Counter()
         self._closing = asyncio.Event()
         self._outcomes: Counter[tuple[str, str]] = Counter()
-        self._waits = {profile: Waits() for profile in self._rules}
+        self._waits = {profile: Waits() for profile, rule in self._rules.items() if rule.terminal == "queue"}
         self._counters: Counter[str] = Counter(accepted_total=0, refused_total=0)
         self._tasks: list[asyncio.Task[None]] = []
         self._changes = -1
@@ -81,9 +80,10 @@ class PrivateQueue:
     # ---- life
     async def start(self) -> None:
         """Read what waits and begin to work. Raises JournalError."""
-        for job in await self._reading(on_disk.waiting):
+        jobs, strangers = await self._waiting()
+        for job in jobs:
             self._drainer.lines.remember(job, time.monotonic())
-        self._log.event("queue_open", waiting=len(self._drainer.lines.known))
+        self._log.event("queue_open", waiting=len(jobs), without_profile=strangers or None)
         self._tasks = [
             asyncio.create_task(self._drainer.run()),
             asyncio.create_task(self._often(self._look, LOOK_SECONDS)),
@@ -116,6 +116,12 @@ class PrivateQueue:
                 self._log.fault(error)
             await asyncio.sleep(seconds)
 
+    async def _waiting(self) -> tuple[list[Job], int]:
+        """The jobs that wait, and how many more do whose profile is gone: nobody could answer them; they expire."""
+        found = await self._reading(on_disk.waiting)
+        jobs = [job for job in found if job.profile in self._rules]
+        return jobs, len(found) - len(jobs)
+
     async def _reading(self, operation: Callable[..., Result]) -> Result:
         return await asyncio.wrap_future(self._journal.read(operation))
 
@@ -131,7 +137,7 @@ class PrivateQueue:
         self._changes = changes
         self._drainer.lines.ordered = await self._reading(lambda db: on_disk.order_of(db, "drain"))
         before = list(self._drainer.lines.known.values())  # what is taken in meanwhile is not in what is read now
-        there = {job.id: job for job in await self._reading(on_disk.waiting)}
+        there = {job.id: job for job in (await self._waiting())[0]}
         for job in [job for job in before if job.id not in there]:
             self._drainer.drop(job.id)
             self._has_ended(job, "cancelled")
@@ -157,6 +163,8 @@ class PrivateQueue:
         lines = []
         for profile, rule in sorted(self._rules.items()):
             there = self._drainer.lines.lines.get(profile) or []
+            if not there and rule.terminal != "queue":
+                continue
             oldest = max(0.0, now - there[0].accepted) if there else 0.0
             lines.append(Line(profile, len(there), oldest, self._drainer.engines[profile].up, modes_of(rule)))
         work = self._drainer.work
@@ -173,7 +181,7 @@ class PrivateQueue:
         if state != "gone":
             self._outcomes[(job.profile, state)] += 1
         if state == "completed":
-            self._waits[job.profile].add(self._journal.clock() - job.accepted)
+            self._waits.setdefault(job.profile, Waits()).add(self._journal.clock() - job.accepted)
         bell = self._bells.get(job.id)
         if bell is not None:
             bell.set()

@@ -32,7 +32,7 @@ Engine = Callable[[dict[str, Any]], Awaitable[httpx.Response] | httpx.Response]
 
 def said(document: object, status: int = 200) -> httpx.Response:
     """An answer of the gateway."""
-    return httpx.Response(status, content=json.dumps(document).encode(), headers={"x-litellm-model-id": "private/gpu"})
+    return httpx.Response(status, content=json.dumps(document).encode())
 
 
 def good(_request: dict[str, Any]) -> httpx.Response:
@@ -87,7 +87,10 @@ class Inside:
         if not is_probe(document):
             self.seen.append(document)
         answer = self.engine(document)
-        return await answer if inspect.isawaitable(answer) else answer
+        found = await answer if inspect.isawaitable(answer) else answer
+        group = document["model"]
+        found.headers["x-litellm-model-id"] = f"{group}/{RULES['profiles'][group]['links'][0]['backend']}"
+        return found
 
     @property
     def queue(self) -> PrivateQueue:

@@ -21,7 +21,7 @@ from admission import drain, journal
 from admission.answer import packed
 from admission.journal import Job
 from admission_standin import completion
-from queue_inside import Gate, away, good, inside, is_probe, said
+from queue_inside import Gate, away, good, inside, is_probe, rules, said
 
 
 # --- a client that hangs up ------------------------------------------------------------------------------------------
@@ -205,3 +205,79 @@ def unsayable(document: Any) -> bytes:
     if "'no'" in str(document):
         raise ValueError("cannot be said")
     return packed(document)
+
+
+def test_a_fault_of_the_workers_own_step_is_not_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "FAULT_PAUSE", 0.05)
+
+    async def live() -> None:
+        async with inside(tmp_path, good) as one:
+            drainer, plain = one.queue._drainer, one.queue._drainer._step
+            monkeypatch.setattr(drainer, "_step", lambda: 1 / 0)
+            url = await one.taken()
+            await one.until(lambda: any(line.get("type") == "ZeroDivisionError" for line in one.log))
+            await asyncio.sleep(0.2)
+            assert len([line for line in one.log if line["event"] == "fault"]) < 8, "with a pause"
+            monkeypatch.setattr(drainer, "_step", plain)
+            await one.until(lambda: not drainer.lines.known)
+            assert await one.state(url) == "completed"
+
+    asyncio.run(live())
+
+
+# --- other rules than those with which a job was taken in ------------------------------------------------------------
+def test_what_was_taken_in_is_answered_when_the_chain_has_no_queue_any_more(tmp_path: Path) -> None:
+    async def live() -> None:
+        async with inside(tmp_path, away) as one:
+            url = await one.taken()
+        async with inside(tmp_path, away, rules=rules(private="error")) as one:
+            refused = await one.chat()
+            assert (refused.status, refused.json["error"]["code"]) == (503, "engine_unavailable")
+            assert await one.state(url) == "queued"
+            assert [line.profile for line in one.queue.figures().lines] == ["private"]
+            one.engine = good
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            assert await one.state(url) == "completed"
+            assert one.queue.figures().lines == ()
+
+    asyncio.run(live())
+
+
+def test_the_job_of_a_profile_that_is_gone_stops_nobody_and_expires(tmp_path: Path) -> None:
+    other = rules(coding="queue")
+    del other["profiles"]["private"]
+
+    async def live() -> None:
+        async with inside(tmp_path, away, rules=rules(coding="queue")) as one:
+            left, url = await one.taken("a word to be wiped"), await one.taken(profile="coding")
+        async with inside(tmp_path, good, rules=other) as one:
+            (opened,) = [line for line in one.log if line["event"] == "queue_open"]
+            assert (opened["waiting"], opened["without_profile"]) == (1, 1)
+            await one.until(lambda: one.seen)
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            assert (await one.ask("GET", url, profile="coding")).json["status"] == "completed"
+            assert await one.state(left) == "queued"
+            db = journal.connect(tmp_path / journal.FILE)  # somebody else writes: all jobs are looked at again
+            journal.commit(db, [journal.give_order("drain", 9)])
+            db.close()
+            await one.until(lambda: one.queue._drainer.lines.ordered == 9)
+            again = await one.taken(profile="coding")
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            assert (await one.ask("GET", again, profile="coding")).json["status"] == "completed"
+        async with inside(tmp_path, good, rules=rules(private="error"), expiry_seconds=0.01) as one:
+            await asyncio.sleep(0.3)
+            assert await one.state(left) == "expired"
+
+    asyncio.run(live())
+    raw = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"a word to be wiped" not in raw, "its request is wiped, though no chain ends in the queue"
+
+
+def test_no_file_is_made_where_no_chain_ends_in_the_queue(tmp_path: Path) -> None:
+    async def live() -> None:
+        async with inside(tmp_path, away, rules=rules(private="error")) as one:
+            assert one.app._queue is None
+            assert (await one.chat()).status == 503
+
+    asyncio.run(live())
+    assert list(tmp_path.iterdir()) == []
