@@ -385,7 +385,7 @@ class Admission:
                 else:
                     await self._whole(exchange, trace, call, response, clock)
         except TimeoutError:
-            raise outcome.nothing_local(call.profile, call.rule, "timeout") from None
+            raise outcome.nothing_local(call.profile, call.rule, outcome.TIMEOUT) from None
         except upstream.GatewayError as error:
             raise outcome.nothing_local(call.profile, call.rule, str(error)) from None
 

@@ -20,7 +20,7 @@ from admission.answer import packed
 from admission.config import Queue, Rule
 from admission.errors import Refusal
 from admission.journal import Ended, Job, Journal, JournalError
-from admission.lines import Lines
+from admission.lines import PATIENT_TIMEOUTS, Lines
 from admission.log import Log
 from admission.routes import voice_again
 from admission.waiting import packed_refusal
@@ -239,7 +239,7 @@ class Drainer:
                     raise outcome.refusal_for(profile, rule, outcome.read_error(response.status_code, raw))
                 backend = outcome.backend_of(response.headers, profile, rule)
         except TimeoutError:
-            raise outcome.nothing_local(profile, rule, "timeout") from None
+            raise outcome.nothing_local(profile, rule, outcome.TIMEOUT) from None
         except upstream.GatewayError as error:
             raise outcome.nothing_local(profile, rule, str(error)) from None
         document = outcome.completion(raw)
@@ -268,6 +268,12 @@ class Drainer:
         finally:
             engine.probing = False
             engine.probed = time.monotonic()
+
+    async def _well(self, profile: str, engine: Engine) -> bool:
+        """Whether the engine answers one token now: then it was the job that took so long. Nobody else is begun."""
+        engine.up, engine.probing = None, True
+        await self._probe(profile, engine)
+        return self._up(profile)
 
     async def _serve(self, job: Job) -> None:
         began = time.monotonic()
@@ -306,11 +312,15 @@ class Drainer:
         except Refusal as refusal:
             if refusal.code in FINAL:
                 return refusal
+            self._log.event("queue_attempt", profile=job.profile, job=job.seq, reason=refusal.reason)
+            if refusal.reason in outcome.TIMEOUTS and await self._well(job.profile, engine):
+                if self.lines.too_late(job.id, time.monotonic()):
+                    return outcome.too_slow(job.profile, self._rules[job.profile], PATIENT_TIMEOUTS)
+                return None
             long = outcome.too_long_for_now(refusal)
             self.lines.failed(job.id, time.monotonic(), aside=long)
             if not long:
                 engine.up, engine.probed = False, time.monotonic()
-            self._log.event("queue_attempt", profile=job.profile, job=job.seq, reason=refusal.reason)
             return None
         engine.up = True
         return found

@@ -17,11 +17,11 @@ from typing import Any
 import httpx
 import pytest
 import queue_history
-from admission import drain, journal
+from admission import drain, journal, lines
 from admission.answer import packed
 from admission.journal import Job
 from admission_standin import completion
-from queue_inside import Gate, away, good, inside, is_probe, rules, said
+from queue_inside import PATIENCE, Engine, Gate, away, good, inside, is_probe, rules, said
 
 
 # --- a client that hangs up ------------------------------------------------------------------------------------------
@@ -281,3 +281,66 @@ def test_no_file_is_made_where_no_chain_ends_in_the_queue(tmp_path: Path) -> Non
 
     asyncio.run(live())
     assert list(tmp_path.iterdir()) == []
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+def quick(timeout: float) -> dict[str, Any]:
+    """Rules whose chains have only so many seconds."""
+    found = rules()
+    found["profiles"]["private"]["timeout"] = timeout
+    return found
+
+
+def never_for(word: str, status: int = 0) -> Engine:
+    """An engine that answers everything but one prompt, on which it works for ever, or until the gateway gives up."""
+
+    async def answer(request: dict[str, Any]) -> httpx.Response:
+        if word in str(request["messages"]):
+            if status:
+                return said({"error": {"message": "Timeout", "type": "x", "param": None, "code": str(status)}}, status)
+            await asyncio.sleep(PATIENCE)
+        return good(request)
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [0, 408, 504])
+def test_an_answer_that_never_comes_in_time_fails_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(lines, "pause_after", lambda _failures: 0.1)
+
+    async def live() -> None:
+        async with inside(tmp_path, never_for("endless", status), slots=1, rules=quick(0.3)) as one:
+            slow, fast = await one.taken("endless"), await one.taken("short")
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            assert (await one.state(slow), await one.state(fast)) == ("failed", "completed")
+            error = (await one.ask("GET", slow)).json["error"]["error"]
+            assert error["code"] == "answer_too_slow" and "0 seconds, 3 times" in error["message"]
+            assert [str(request["messages"]).count("endless") for request in one.seen] == [1, 0, 1, 1]
+            assert one.queue._drainer.engines["private"].up, "it answers others"
+            assert not one.queue._drainer.lines.late
+
+    asyncio.run(live())
+
+
+def test_an_engine_that_hangs_fails_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "pause_after", lambda _failures: 0.05)
+
+    async def live() -> None:
+        async with inside(tmp_path, good, slots=1, rules=quick(0.1)) as one:
+            await one.until(lambda: one.queue)
+            one.queue.engine("private", up=True)
+            one.engine = never_for("")
+            url = await one.taken()
+            for _ in range(4):  # each time somebody finds it well, and it hangs again
+                before = len(one.seen)
+                await one.until(lambda count=before: len(one.seen) > count)
+                await one.until(lambda: one.queue._drainer.engines["private"].up is False)
+                one.queue.engine("private", up=True)
+            assert await one.state(url) == "queued"
+            one.engine = good
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            assert await one.state(url) == "completed"
+
+    asyncio.run(live())
