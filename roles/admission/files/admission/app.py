@@ -287,16 +287,19 @@ class Admission:
             await self._wait_for(exchange, trace, queue, job, seconds, asked.applied(seconds))
         finally:
             queue.held -= 1
-        job = await queue.look(job.id, job.profile)
-        trace.queued = round((job.ended or time.time()) - job.accepted, 1)
         try:
+            job = await queue.look(job.id, job.profile)
+            trace.queued = round((job.ended or time.time()) - job.accepted, 1)
             await self._give(exchange, trace, queue, job, asked.applied(seconds))
             return True
         except Refusal as refusal:
             if exchange.status is None:
                 raise
             trace.code, trace.reason = refusal.code, refusal.reason
-            voice, _usage = await queue.voice(job) if job.waits or job.status else (ChatVoice(job.profile), False)
+            try:
+                voice, _usage = await queue.voice(job)
+            except Refusal:  # its words went with it, or cannot be read
+                voice = ChatVoice(job.profile)
             await exchange.write(voice.failed(refusal))
             await exchange.end()
             return False

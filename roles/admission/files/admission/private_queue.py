@@ -12,9 +12,9 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -272,10 +272,8 @@ class PrivateQueue:
 
     async def look(self, job_id: str, profile: str) -> Job:
         """The job as it is now. Raises Refusal: 404 for every other profile."""
-        try:
+        with self._stays(job_id):
             job = await self._reading(lambda db: on_disk.find(db, job_id, profile))
-        except JournalError as error:
-            raise waiting.broken(str(error)) from None
         if job is None:
             raise waiting.unknown()
         return job
@@ -297,26 +295,34 @@ class PrivateQueue:
     @asynccontextmanager
     async def answer(self, job: Job) -> AsyncIterator[bytes]:
         """The stored answer or error of a job that has one, while it is given out. Raises Refusal."""
-        try:
+        with self._stays(job.id):
             size = await self._reading(lambda db: on_disk.result_size(db, job.id))
-            if size > LARGE:
-                async with self._large:
-                    yield await self._stored(job)
-            else:
+        if size > LARGE:
+            async with self._large:
                 yield await self._stored(job)
+        else:
+            yield await self._stored(job)
+
+    @contextmanager
+    def _stays(self, job_id: str) -> Iterator[None]:
+        """What fails here is no loss: the job is on disk. Raises Refusal (503)."""
+        try:
+            yield
         except JournalError as error:
-            self._log.event("queue_fault", reason=str(error), job=job.seq)
-            raise waiting.broken(str(error)) from None
+            self._log.event("queue_fault", reason=str(error))
+            raise waiting.unread(job_id, str(error)) from None
 
     async def _stored(self, job: Job) -> bytes:
-        raw = await self._reading(lambda db: on_disk.result_of(db, job.id))
+        with self._stays(job.id):
+            raw = await self._reading(lambda db: on_disk.result_of(db, job.id))
         if raw is None:
             raise waiting.unknown()
         return raw
 
     async def voice(self, job: Job) -> tuple[Voice, bool]:
         """How its answer is said, and whether a stream ends with the numbers. Raises Refusal."""
-        raw = await self._reading(lambda db: on_disk.voice_of(db, job.id))
+        with self._stays(job.id):
+            raw = await self._reading(lambda db: on_disk.voice_of(db, job.id))
         if raw is None:
             raise waiting.unknown()
         kept = json.loads(raw)
@@ -332,14 +338,12 @@ class PrivateQueue:
 
     async def cancel(self, job: Job) -> Job:
         """End a job that waits, or forget one that has ended. Raises Refusal."""
-        try:
+        with self._stays(job.id):
             if job.waits and await self._writing(self._journal.finish(job.id, Ended("cancelled"), wipe=True)):
                 self._drainer.drop(job.id)
                 self._has_ended(job, "cancelled")
                 return await self.look(job.id, job.profile)
             await self._writing(self._journal.write(on_disk.remove(job.id)))
-        except JournalError as error:
-            raise waiting.broken(str(error)) from None
         return job
 
 

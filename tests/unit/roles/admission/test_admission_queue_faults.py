@@ -344,3 +344,52 @@ def test_an_engine_that_hangs_fails_no_job(tmp_path: Path, monkeypatch: pytest.M
             assert await one.state(url) == "completed"
 
     asyncio.run(live())
+
+
+# --- a disk that cannot be read --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("method", "reads"),
+    [("GET", "find"), ("GET", "result_size"), ("GET", "result_of"), ("GET", "voice_of"), ("DELETE", "remove")],
+)
+def test_a_job_that_cannot_be_read_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, reads: str
+) -> None:
+    def fails(*_arguments: Any) -> Any:
+        raise sqlite3.OperationalError("disk I/O error: a secret word")
+
+    async def live() -> None:
+        async with inside(tmp_path, good) as one:
+            url = await one.taken(more={"stream": True})
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            with monkeypatch.context() as patch:
+                patch.setattr(journal, reads, fails if reads != "remove" else lambda _id: fails)
+                heard = await one.ask(method, url)
+            error = heard.json["error"]
+            assert (heard.status, error["code"], error["job"]) == (503, "job_unreadable", url)
+            assert "The job stays" in error["message"] and heard.headers["location"] == url
+            assert "not kept" not in error["message"] and "secret" not in error["message"] + str(one.lines)
+            assert (await one.ask("GET", url)).json["response"]["choices"][0]["message"]["content"] == "hello"
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("reads", ["find", "voice_of"])
+def test_a_stream_that_waits_hears_that_its_job_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str
+) -> None:
+    def fails(*_arguments: Any) -> Any:
+        raise sqlite3.OperationalError
+
+    async def live() -> None:
+        async with inside(tmp_path, away) as one:
+            asked = asyncio.create_task(one.chat(more={"stream": True}, prefer="wait=1"))
+            await asyncio.sleep(0.4)
+            monkeypatch.setattr(journal, reads, fails)
+            heard = await asked
+            assert heard.status == 200 and heard.body.startswith(b": keep-alive")
+            (event,) = [line for line in heard.body.split(b"\n") if line.startswith(b"data: ")]
+            error = json.loads(event.removeprefix(b"data: "))["error"]
+            assert error["code"] == ("job_unreadable" if reads == "find" else "queued") and error["job"]
+            assert not [line for line in one.log if line["event"] == "fault"]
+
+    asyncio.run(live())
