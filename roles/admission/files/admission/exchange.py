@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
@@ -55,6 +56,8 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._body_read = False
+        self.received = 0.0
+        """When the body was there, on the monotonic clock."""
 
     async def body(self) -> bytes:
         """The whole body. Its size is counted as it arrives, whatever the headers say.
@@ -71,6 +74,7 @@ class Exchange:
                         raise body_too_large(self._limits.max_body_bytes)
         except TimeoutError:
             raise Refusal(408, "body_timeout", "The request body did not arrive in time", reason="slow body") from None
+        self.received = time.monotonic()
         return bytes(collected)
 
     async def _next_piece(self) -> bytes:

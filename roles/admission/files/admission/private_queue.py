@@ -191,6 +191,11 @@ class PrivateQueue:
         """What a live request has found."""
         self._drainer.engine(profile, up=up)
 
+    def away(self, profile: str) -> bool:
+        """Whether the worker knows that nothing would answer: somebody waits, so that it asks again and again."""
+        engine, lines = self._drainer.engines[profile], self._drainer.lines
+        return engine.up is False and bool(lines.heads((profile,), time.monotonic()))
+
     def wake(self) -> None:
         """A live request has ended: there may be a slot."""
         self._drainer.wake()

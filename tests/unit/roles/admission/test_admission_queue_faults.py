@@ -10,17 +10,17 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import queue_history
-from admission import drain, journal, lines
+from admission import app, drain, journal, lines
 from admission.answer import packed
 from admission.journal import Job
-from admission_standin import completion
+from admission_standin import chunk, completion, event
 from queue_inside import PATIENCE, Engine, Gate, away, good, inside, is_probe, rules, said
 
 
@@ -391,5 +391,61 @@ def test_a_stream_that_waits_hears_that_its_job_stays(
             error = json.loads(event.removeprefix(b"data: "))["error"]
             assert error["code"] == ("job_unreadable" if reads == "find" else "queued") and error["job"]
             assert not [line for line in one.log if line["event"] == "fault"]
+
+    asyncio.run(live())
+
+
+# --- a client's patience ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("wait", [0, 1])
+def test_patience_ends_though_an_engine_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: int) -> None:
+    monkeypatch.setattr(app, "TRY_SECONDS", 0.5)
+
+    async def live() -> None:
+        async with inside(tmp_path, never_for("endless"), rules=quick(PATIENCE), slots=1) as one:
+            began = time.monotonic()
+            heard = await one.chat("endless", prefer=f"wait={wait}")
+            assert (wait or 0.5) <= time.monotonic() - began < wait + 2
+            assert (heard.status, heard.json["error"]["code"]) == (503, "queued")
+            assert await one.state(heard.headers["location"]) in ("queued", "running")
+            assert one.queue._drainer.engines["private"].up is not False, "an impatient client says nothing of it"
+            answered = await one.chat("short", prefer=f"wait={wait}")
+            assert answered.status == 200, "control: an engine that answers in time is heard"
+
+    asyncio.run(live())
+
+
+def test_a_stream_that_has_begun_is_not_cut(tmp_path: Path) -> None:
+    async def slowly(request: dict[str, Any]) -> httpx.Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            for text, finish in (("a", None), ("b", None), ("c", "stop")):
+                yield event(chunk(text, finish))
+                await asyncio.sleep(0.6)
+            yield b"data: [DONE]\n\n"
+
+        return good(request) if is_probe(request) else httpx.Response(200, content=pieces())
+
+    async def live() -> None:
+        async with inside(tmp_path, slowly, rules=quick(5)) as one:
+            heard = await one.chat(more={"stream": True}, prefer="wait=1")
+            assert heard.status == 200 and heard.body.endswith(b"data: [DONE]\n\n")
+            assert one.queue._drainer.lines.known == {}
+
+    asyncio.run(live())
+
+
+def test_nothing_is_tried_while_the_worker_knows_that_nothing_answers(tmp_path: Path) -> None:
+    async def live() -> None:
+        async with inside(tmp_path, away) as one:
+            first = await one.chat(prefer="wait=0")
+            assert first.status == 503 and len(one.seen) == 1
+            second = await one.chat(prefer="wait=0")
+            assert second.status == 503 and second.json["error"]["job"] != first.json["error"]["job"]
+            assert len(one.seen) == 1, "it was not tried"
+            one.engine = good
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            one.engine = away
+            one.queue.engine("private", up=False)
+            assert (await one.chat(prefer="wait=0")).status == 503
+            assert len(one.seen) == 4, "nobody waited, so nobody knew: it was tried"
 
     asyncio.run(live())
