@@ -86,7 +86,11 @@ class Bounds:
 
 @dataclass(frozen=True)
 class NewJob:
-    """A request that shall wait. key: digest of its idempotency key; print: digest of the request."""
+    """A request that shall wait.
+
+    key: digest of its idempotency key; print: digest of the request, against which a retry is held: kept with a key
+    alone.
+    """
 
     id: str
     profile: str
@@ -190,10 +194,12 @@ def find_key(db: sqlite3.Connection, profile: str, key: bytes, fingerprint: byte
     ).fetchone()
     if row is None:
         return None
+    job = _job(row[:-1])
+    if job.state in ("cancelled", "expired"):
+        return None
     if row[-1] != fingerprint:
         raise KeyReusedError
-    job = _job(row[:-1])
-    return None if job.state in ("cancelled", "expired") else job
+    return job
 
 
 def accept(new: NewJob, bounds: Bounds, folder: Path, now: float) -> Callable[[sqlite3.Connection], Job]:
@@ -210,7 +216,7 @@ def accept(new: NewJob, bounds: Bounds, folder: Path, now: float) -> Callable[[s
         seq = db.execute(
             "INSERT INTO jobs (id, profile, route, stream, state, accepted, size, key, print)"
             " VALUES (?, ?, ?, ?, 'queued', ?, ?, ?, ?)",
-            (new.id, new.profile, new.route, int(new.stream), now, size, new.key, new.print),
+            (new.id, new.profile, new.route, int(new.stream), now, size, new.key, new.print if new.key else b""),
         ).lastrowid
         db.execute("INSERT INTO requests (seq, body, voice) VALUES (?, ?, ?)", (seq, new.body, new.voice))
         job = find(db, new.id)
@@ -272,10 +278,10 @@ def finish(job_id: str, ended: Ended, now: float, *, wipe: bool) -> Callable[[sq
                 "INSERT INTO results (seq, digest, body) VALUES (?, ?, ?)", (row[0], digest(ended.body), ended.body)
             )
         if wipe:
-            # What the answer is said with stays as long as the answer.
-            db.execute("UPDATE requests SET body = x'' WHERE seq = ?", row)
+            _wipe(db, row[0])
         if not ended.body:
             db.execute("DELETE FROM requests WHERE seq = ?", row)
+            db.execute("UPDATE jobs SET key = NULL, print = x'' WHERE seq = ?", row)
         return True
 
     return run
@@ -288,9 +294,15 @@ def fetched(job_id: str, now: float) -> Callable[[sqlite3.Connection], None]:
         row = db.execute("SELECT seq FROM jobs WHERE id = ? AND state <> 'queued'", (job_id,)).fetchone()
         if row:
             db.execute("UPDATE jobs SET fetched = coalesce(fetched, ?) WHERE seq = ?", (now, row[0]))
-            db.execute("UPDATE requests SET body = x'' WHERE seq = ? AND length(body) > 0", row)
+            _wipe(db, row[0])
 
     return run
+
+
+def _wipe(db: sqlite3.Connection, seq: int) -> None:
+    """The request goes. What a stream's answer is said with stays as long as the answer; a plain one needs nothing."""
+    db.execute("DELETE FROM requests WHERE seq = (SELECT seq FROM jobs WHERE seq = ? AND NOT stream)", (seq,))
+    db.execute("UPDATE requests SET body = x'' WHERE seq = ? AND length(body) > 0", (seq,))
 
 
 def remove(job_id: str) -> Callable[[sqlite3.Connection], None]:

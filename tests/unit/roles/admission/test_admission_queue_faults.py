@@ -449,3 +449,69 @@ def test_nothing_is_tried_while_the_worker_knows_that_nothing_answers(tmp_path: 
             assert len(one.seen) == 4, "nobody waited, so nobody knew: it was tried"
 
     asyncio.run(live())
+
+
+# --- keys, and what stays of a request -------------------------------------------------------------------------------
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+def test_a_job_that_is_over_lets_go_of_its_key(tmp_path: Path, end: str) -> None:
+    async def live() -> None:
+        async with inside(tmp_path, away) as one:
+            url = await one.taken("wrong", idempotency_key="k")
+            assert (await one.chat("right", idempotency_key="k", prefer="wait=0")).status == 422, "control: it holds it"
+            if end == "cancelled":
+                await one.ask("DELETE", url)
+            else:
+                ended = journal.finish(url.rpartition("/")[2], journal.Ended("expired"), 1.0, wipe=True)
+                await asyncio.wrap_future(one.journal.write(ended))
+            other = await one.taken("right", idempotency_key="k")
+            assert other != url
+            assert await one.taken("right", idempotency_key="k") == other
+
+    asyncio.run(live())
+
+
+def test_a_file_from_before_lets_go_too(tmp_path: Path) -> None:
+    """Jobs that were cancelled by an older program still have their key."""
+    one = queue_history.opened(tmp_path)
+    old = one.accept(queue_history.new(1, key=b"k" * 32)).result()
+    one.finish(old.id, journal.Ended("cancelled"), wipe=True).result()
+    one.write(lambda db: db.execute("UPDATE jobs SET key = ?, print = x'01'", (b"k" * 32,)).rowcount).result()
+    assert one.accept(queue_history.new(2, key=b"k" * 32)).result().id == "job-2"
+    one.close()
+
+
+def test_what_stays_of_a_request(tmp_path: Path) -> None:
+    """Plain and stream, with a key and without: what the file still says of each, once it was fetched or cancelled."""
+    folder, rest = tmp_path, {}
+
+    async def live() -> None:
+        async with inside(folder, good) as one:
+            more = {"instructions": "a secret order"}
+            for name, stream, key in (("plain", False, "k1"), ("stream", True, ""), ("cancelled", False, "k2")):
+                one.engine = away if name == "cancelled" else good
+                one.queue.engine("private", up=name != "cancelled")
+                headers = {"idempotency_key": key} if key else {}
+                document = {"input": f"word of {name}", "stream": stream, **more}
+                url = await one.taken(path="/v1/responses", document=document, **headers)
+                if name == "cancelled":
+                    await one.ask("DELETE", url)
+                else:
+                    await one.until(lambda: not one.queue._drainer.lines.known)
+                    for _ in range(2):
+                        answer = (await one.ask("GET", url)).json["response"]
+                        assert answer["instructions"] == "a secret order"
+                rest[name] = url.rpartition("/")[2]
+
+    asyncio.run(live())
+    db = journal.connect(folder / journal.FILE)
+    found = {
+        name: db.execute(
+            "SELECT length(print), key IS NOT NULL, body, instr(voice, 'a secret order') > 0"
+            " FROM jobs LEFT JOIN requests USING (seq) WHERE id = ?",
+            (job,),
+        ).fetchone()
+        for name, job in rest.items()
+    }
+    db.close()
+    assert found == {"plain": (32, 1, None, None), "stream": (0, 0, b"", 1), "cancelled": (0, 0, None, None)}
+    assert b"word of" not in (folder / journal.FILE).read_bytes()
