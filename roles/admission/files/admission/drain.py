@@ -103,11 +103,11 @@ class Drainer:
         self.lines.add(job)
         self.wake()
 
-    def drop(self, job_id: str) -> None:
+    def drop(self, job: Job, state: str) -> None:
         """A job was ended by somebody else: its work is broken off, which closes the connection to the engine."""
-        self.lines.drop(job_id)
-        self._ready.pop(job_id, None)
-        task = self._tasks.get(job_id)
+        self._over(job, state)
+        self._ready.pop(job.id, None)
+        task = self._tasks.get(job.id)
         if task is not None:
             task.cancel()
 
@@ -166,7 +166,8 @@ class Drainer:
                 self._start(f"probe {profile}", self._probe(profile, engine))
             else:
                 waits.append(due)
-        while True:
+        # An answer that waits for the disk has no slot any more, but memory: there are no more of them than slots.
+        while len(self.lines.at_work) < 2 * self._settings.slots:
             job = self.lines.next(self._up, len(self._working), self._live(), now, self._journal.clock())
             if job is None:
                 break
@@ -301,8 +302,7 @@ class Drainer:
         if not body:
             body = await asyncio.wrap_future(self._journal.read(lambda db: on_disk.request_of(db, job.id)))
         if body is None:
-            self.lines.drop(job.id)
-            self._ended(job, "gone")
+            self._over(job, "gone")
             return None
         self.work.attempts += 1
         self._journal.write(on_disk.begin(job.id))
@@ -352,12 +352,14 @@ class Drainer:
             self.lines.paused[job.id] = time.monotonic() + STORE_PAUSE
             self._log.event("queue_fault", reason=str(error), job=job.seq)
             return
-        self.lines.drop(job.id)
+        self._over(job, ended.state if first else "gone")
         if first:
-            self._ended(job, ended.state)
             waited = round(self._journal.clock() - job.accepted, 1)
             self._log.event(
                 "queue_end", profile=job.profile, job=job.seq, state=ended.state, backend=ended.backend, waited=waited
             )
-        else:
-            self._ended(job, "gone")
+
+    def _over(self, job: Job, state: str) -> None:
+        """It waits no longer, and that is counted once, whoever sees it first."""
+        if self.lines.drop(job.id):
+            self._ended(job, state)

@@ -52,14 +52,15 @@ class Lines:
             self.failures[job.id] = job.attempts
             self.paused[job.id] = now + pause_after(job.attempts)
 
-    def drop(self, job_id: str) -> None:
-        """A job waits no longer."""
+    def drop(self, job_id: str) -> bool:
+        """A job waits no longer. Whether it did until now: who hears True counts its end."""
         job = self.known.pop(job_id, None)
         self.paused.pop(job_id, None)
         self.failures.pop(job_id, None)
         self.late.pop(job_id, None)
         if job is not None:
             del self.lines[job.profile][self._at(job)]
+        return job is not None
 
     def _at(self, job: Job) -> int:
         return bisect.bisect_left(self.lines[job.profile], job.seq, key=lambda one: one.seq)

@@ -139,8 +139,9 @@ class PrivateQueue:
         before = list(self._drainer.lines.known.values())  # what is taken in meanwhile is not in what is read now
         there = {job.id: job for job in (await self._waiting())[0]}
         for job in [job for job in before if job.id not in there]:
-            self._drainer.drop(job.id)
-            self._has_ended(job, "cancelled")
+            now = await self._reading(lambda db, name=job.id: on_disk.find(db, name))
+            if now is None or now.state not in ("completed", "failed"):  # else it is the worker's, who counts it
+                self._drainer.drop(job, now.state if now else "gone")
         for job in there.values():
             self._drainer.add(job)
         self._drainer.wake()
@@ -148,9 +149,8 @@ class PrivateQueue:
     async def _sweep(self) -> None:
         for name in await self._writing(self._journal.sweep()):
             job = self._drainer.lines.known.get(name)
-            self._drainer.drop(name)
             if job is not None:
-                self._has_ended(job, "expired")
+                self._drainer.drop(job, "expired")
         await self._writing(self._journal.tidy())
 
     async def _tell(self) -> None:
@@ -345,8 +345,7 @@ class PrivateQueue:
         """End a job that waits, or forget one that has ended. Raises Refusal."""
         with self._stays(job.id):
             if job.waits and await self._writing(self._journal.finish(job.id, Ended("cancelled"), wipe=True)):
-                self._drainer.drop(job.id)
-                self._has_ended(job, "cancelled")
+                self._drainer.drop(job, "cancelled")
                 return await self.look(job.id, job.profile)
             await self._writing(self._journal.write(on_disk.remove(job.id)))
         return job

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from admission import journal
 from admission_standin import KEYS
 from queue_service import Machine, machine, question
 
@@ -432,6 +433,7 @@ def kills(folder: Path, number: int, seed: int) -> None:
         mortal.start()
         accepted: dict[str, str] = {}
         answered: dict[str, str] = {}
+        texts: set[str] = set()
         stop = threading.Event()
 
         def client(which: int) -> None:
@@ -439,6 +441,7 @@ def kills(folder: Path, number: int, seed: int) -> None:
             while not stop.is_set():
                 at += 1
                 text = f"{which}-{at}"
+                texts.add(text)
                 headers = {"idempotency-key": text, **(ASYNC if at % 3 else NOW)}
                 for _ in range(200):  # until it is promised: the same key, so that it is the same job
                     try:
@@ -450,7 +453,9 @@ def kills(folder: Path, number: int, seed: int) -> None:
                         accepted[text] = got.headers["location"]
                         break
                     if got.status_code == 200:
-                        answered[text] = got.headers.get("x-sovereign-job", "")
+                        plain = at % 2 or not got.headers["content-type"].startswith("text/event-stream")
+                        said = got.json()["choices"][0]["message"]["content"] if plain else content_of(got.text)
+                        answered[text] = said
                         break
                     time.sleep(0.02)
                 time.sleep(0.01)
@@ -475,11 +480,26 @@ def kills(folder: Path, number: int, seed: int) -> None:
         jobs = mortal.settled(120)
         assert len(accepted) > 5
         assert {job.state for job in jobs} == {"completed"}
-        names = [job.id for job in jobs]
+        there = stored(mortal, texts)
+        assert all(answer == f"answer to {text}" for text, answer in there.values()), "each its own answer"
         for text, url in accepted.items():
-            assert names.count(url.rpartition("/")[2]) == 1, "accepted and lost"
+            assert there[url.rpartition("/")[2]][0] == text, "accepted and lost"
             seen = mortal.get(url).json()
             assert seen["response"]["choices"][0]["message"]["content"] == f"answer to {text}"
+        assert answered == {text: f"answer to {text}" for text in answered}, "what a client heard is whole"
+
+
+def stored(mortal: Machine, texts: set[str]) -> dict[str, tuple[str, str]]:
+    """What each job asked (known by its key) and what is stored for it, by its name."""
+    by_key = {journal.digest(text.encode()): text for text in texts}
+    db = journal.connect(mortal.data / journal.FILE, read_only=True)
+    jobs = db.execute("SELECT id, key, print FROM jobs").fetchall()
+    answers = db.execute("SELECT id, body FROM results LEFT JOIN jobs USING (seq)").fetchall()
+    db.close()
+    assert len({row[2] for row in jobs}) == len(jobs), "two jobs of one request"
+    assert sorted(row[0] for row in answers) == sorted(row[0] for row in jobs), "one answer for each job, none besides"
+    said = {name: json.loads(body)["choices"][0]["message"]["content"] for name, body in answers}
+    return {name: (by_key[key], said[name]) for name, key, _print in jobs}
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:

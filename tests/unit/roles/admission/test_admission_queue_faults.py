@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_a_job_that_ends_as_it_begins_gives_its_slot_back(tmp_path: Path) -> Non
             begun = list(drainer.lines.at_work)
             assert len(begun) == 2
             for name in begun:
-                drainer.drop(name)
+                drainer.drop(drainer.lines.known[name], "cancelled")
             one.engine = good
             await one.until(lambda: len(one.seen) == 2 and not drainer.lines.known)
             assert sorted([await one.state(url) for url in urls]) == ["completed", "completed", "queued", "queued"]
@@ -515,3 +516,62 @@ def test_what_stays_of_a_request(tmp_path: Path) -> None:
     db.close()
     assert found == {"plain": (32, 1, None, None), "stream": (0, 0, b"", 1), "cancelled": (0, 0, None, None)}
     assert b"word of" not in (folder / journal.FILE).read_bytes()
+
+
+# --- what is counted, and what is held in memory ---------------------------------------------------------------------
+def test_an_answer_is_counted_once_whoever_sees_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def live() -> None:
+        async with inside(tmp_path, good) as one:
+            plain, told = one.journal.finish, Future[bool]()
+
+            def finish(*what: Any, **how: Any) -> Future[bool]:
+                plain(*what, **how).result()  # it is on disk, and the worker does not know yet
+                return told
+
+            monkeypatch.setattr(one.journal, "finish", finish)
+            url = await one.taken()
+            async with asyncio.timeout(PATIENCE):
+                while await one.state(url) != "completed":  # noqa: ASYNC110 - as its owner sees it
+                    await asyncio.sleep(0.01)
+            one.queue._changes = -1  # somebody else has written to the file
+            await one.queue._look()
+            told.set_result(True)
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            assert one.queue.figures().outcomes == {("private", "completed"): 1}
+
+    asyncio.run(live())
+
+
+def test_a_job_cancelled_from_outside_is_counted_and_broken_off(tmp_path: Path) -> None:
+    async def live() -> None:
+        async with inside(tmp_path, never_for("endless")) as one:
+            url = await one.taken("endless")
+            await one.until(lambda: one.seen)
+            db = journal.connect(tmp_path / journal.FILE)
+            name = url.rpartition("/")[2]
+            journal.commit(db, [journal.finish(name, journal.Ended("cancelled"), 1.0, wipe=True)])
+            db.close()
+            await one.until(lambda: not one.queue._drainer.lines.at_work)
+            assert one.queue.figures().outcomes == {("private", "cancelled"): 1}
+            assert (await one.ask("DELETE", url)).status == 200
+            assert one.queue.figures().outcomes == {("private", "cancelled"): 1}
+
+    asyncio.run(live())
+
+
+def test_answers_that_wait_for_the_disk_are_no_more_than_the_slots(tmp_path: Path) -> None:
+    async def live() -> None:
+        async with inside(tmp_path, away, slots=2) as one:
+            urls = [await one.taken(str(at)) for at in range(12)]
+            gate = Gate(one.journal.write)
+            await one.until(gate.reached.is_set)
+            one.engine = good
+            one.queue.engine("private", up=True)
+            await one.until(lambda: len(one.seen) >= 4)
+            await asyncio.sleep(0.4)
+            assert len(one.seen) == 4, "two whose answers wait, and two more that were begun meanwhile"
+            gate.open()
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            assert {await one.state(url) for url in urls} == {"completed"} and len(one.seen) == 12
+
+    asyncio.run(live())
