@@ -183,11 +183,12 @@ def completion(raw: bytes) -> dict[str, object] | None:
     """The chat completion that these bytes are, or None."""
     try:
         document = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(document, dict) or not isinstance(document.get("choices"), list):
+    choices = document.get("choices") if isinstance(document, dict) else None
+    if not isinstance(choices, list) or not choices:
         return None
-    return document
+    return document if all(isinstance(one, dict) and isinstance(one.get("message"), dict) for one in choices) else None
 
 
 def clean(document: dict[str, object], profile: str) -> dict[str, object]:
