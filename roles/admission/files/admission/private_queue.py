@@ -134,7 +134,6 @@ class PrivateQueue:
         changes = await self._writing(self._journal.changes())
         if changes == self._changes:
             return
-        self._changes = changes
         self._drainer.lines.ordered = await self._reading(lambda db: on_disk.order_of(db, "drain"))
         before = list(self._drainer.lines.known.values())  # what is taken in meanwhile is not in what is read now
         there = {job.id: job for job in (await self._waiting())[0]}
@@ -145,6 +144,7 @@ class PrivateQueue:
         for job in there.values():
             self._drainer.add(job)
         self._drainer.wake()
+        self._changes = changes  # only now: what a fault broke off is looked at again
 
     async def _sweep(self) -> None:
         for name in await self._writing(self._journal.sweep()):
