@@ -575,3 +575,25 @@ def test_answers_that_wait_for_the_disk_are_no_more_than_the_slots(tmp_path: Pat
             assert {await one.state(url) for url in urls} == {"completed"} and len(one.seen) == 12
 
     asyncio.run(live())
+
+
+def test_a_look_that_the_disk_broke_off_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, calls = journal.waiting, []
+
+    def fails_once(db: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise sqlite3.OperationalError
+        return plain(db)
+
+    async def live() -> None:
+        async with inside(tmp_path, away) as one:
+            url = await one.taken()
+            monkeypatch.setattr(journal, "waiting", fails_once)
+            db = journal.connect(tmp_path / journal.FILE)
+            journal.commit(db, [journal.finish(url.rpartition("/")[2], journal.Ended("cancelled"), 1.0, wipe=True)])
+            db.close()
+            await one.until(lambda: not one.queue._drainer.lines.known)
+            assert one.queue.figures().outcomes == {("private", "cancelled"): 1} and len(calls) == 2
+
+    asyncio.run(live())
