@@ -21,7 +21,7 @@ import hypothesis.strategies as st
 import pytest
 from admission import app, drain, journal, lines
 from admission_standin import completion
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from queue_inside import PATIENCE, Heard, Inside, away, inside, is_probe, rules, said
 
 RUBBISH: dict[str, Callable[[], httpx.Response]] = {
@@ -206,6 +206,17 @@ STEP = st.one_of(
 )
 
 
+ALL_RUBBISH: list[tuple[Any, ...]] = [
+    step
+    for which in RUBBISH
+    for step in (
+        ("engine", which), ("ask", PATHS[0], "respond-async", True, None), ("ask", PATHS[0], "wait=0", False, None),
+        ("ask", PATHS[1], "respond-async", False, None), ("engine", "good"), ("time", 0.05),
+    )
+]  # fmt: skip
+"""Each kind at least once, whatever is drawn."""
+
+
 def lived(steps: list[tuple[Any, ...]]) -> None:
     """A life from its beginning to its end, with pauses that are as short as can be."""
     home = Path(tempfile.mkdtemp(prefix="queue-life-"))
@@ -222,6 +233,7 @@ def lived(steps: list[tuple[Any, ...]]) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEP, min_size=4, max_size=14))
+@example(ALL_RUBBISH)
 def test_any_life(steps: list[tuple[Any, ...]]) -> None:
     lived(steps)
 
