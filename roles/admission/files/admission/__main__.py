@@ -34,9 +34,9 @@ def _credentials() -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 ended as asked, 1 the probe failed, 74 the queue's file cannot be used, 78 the configuration is
+    """Exit status: 0 ended as asked, 1 the probe failed, 70 a part of it has died (the journal ends it), 74 the queue's
 
-    wrong (EX_IOERR and EX_CONFIG of sysexits.h).
+    file cannot be used, 78 the configuration is wrong (EX_SOFTWARE, EX_IOERR and EX_CONFIG of sysexits.h).
     """
     arguments = _arguments(argv)
     log = Log()

@@ -18,7 +18,10 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 def packed(document: object) -> bytes:
     """One line of JSON."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, as an engine may cut one: it stays the escape that it was
+        return json.dumps(document, separators=(",", ":")).encode()
 
 
 def named_event(document: dict[str, object]) -> bytes:

@@ -18,10 +18,10 @@ import httpx
 
 from admission import outcome, schema, sse, strictjson, upstream, waiting
 from admission.answer import KEEP_ALIVE, ChatVoice, Voice, chunks_of, packed
-from admission.config import Config, Rule
+from admission.config import Config, Queue, Rule
 from admission.errors import ClientGoneError, Refusal, bad_field
 from admission.exchange import Exchange, Receive, Scope, Send
-from admission.journal import Job, digest
+from admission.journal import FILE, Job, digest
 from admission.keys import KeyRing, authenticate, cache_salt
 from admission.log import Log
 from admission.media import Shelf
@@ -32,6 +32,8 @@ from admission.waiting import Wishes, wishes
 
 Done = TypeVar("Done")
 _CLIENT_GONE = 499
+TRY_SECONDS = 60.0
+"""How long a client that will not be held (``Prefer: wait=0``) waits for the engine that is asked at once."""
 _STREAM = {"content-type": "text/event-stream; charset=utf-8"}
 
 
@@ -82,7 +84,7 @@ class Admission:
             for profile in config.rules.profiles
         }
         self._queue: PrivateQueue | None = None
-        if config.queue is not None:
+        if config.queue is not None and _queues(config, config.queue):
             self._queue = PrivateQueue(config, config.queue, self._salts, gateway, self._busy.total, log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,7 +178,7 @@ class Admission:
         else:
             with self._slot(profile):
                 call = await self._admit(exchange, profile, route.read)
-                await self._unless_gone(exchange, self._perform(exchange, trace, call))
+                await self._unless_gone(exchange, self._perform(exchange, trace, call, call.rule.timeout))
 
     @contextmanager
     def _slot(self, profile: str) -> Iterator[None]:
@@ -245,20 +247,28 @@ class Admission:
                 known = await queue.known(profile, asked.key, call.print) if asked.key else None
                 if known is not None:
                     return known
-                if not asked.respond_async and await self._tried(exchange, trace, call, queue):
+                untried = asked.respond_async or queue.away(profile)
+                if not untried and await self._tried(exchange, trace, call, queue, asked):
                     return None
                 return await self._take(exchange, queue, call, asked)
         async with queue.intake(profile):  # every slot is taken: it waits for one in the queue
             return await self._take(exchange, queue, await self._admit(exchange, profile, read), asked)
 
-    async def _tried(self, exchange: Exchange, trace: Trace, call: Call, queue: PrivateQueue) -> bool:
-        """Whether an engine answered the request (with whatever answer). Raises Refusal."""
+    async def _tried(
+        self, exchange: Exchange, trace: Trace, call: Call, queue: PrivateQueue, asked: Wishes
+    ) -> bool:
+        """Whether an engine answered the request (with whatever answer), while the client's patience lasts.
+
+        Raises Refusal.
+        """
+        patience = call.rule.timeout if asked.wait is None else min(asked.wait or TRY_SECONDS, call.rule.timeout)
         try:
-            await self._unless_gone(exchange, self._perform(exchange, trace, call))
+            await self._unless_gone(exchange, self._perform(exchange, trace, call, patience))
         except Refusal as refusal:
             if refusal.code != outcome.NOTHING_LOCAL:
                 raise
-            if not outcome.too_long_for_now(refusal):
+            late = refusal.reason == outcome.TIMEOUT and patience < call.rule.timeout  # says nothing of the engine
+            if not late and not outcome.too_long_for_now(refusal):
                 queue.engine(call.profile, up=False)
             trace.backend, trace.reason = None, refusal.reason
             return False
@@ -287,16 +297,19 @@ class Admission:
             await self._wait_for(exchange, trace, queue, job, seconds, asked.applied(seconds))
         finally:
             queue.held -= 1
-        job = await queue.look(job.id, job.profile)
-        trace.queued = round((job.ended or time.time()) - job.accepted, 1)
         try:
+            job = await queue.look(job.id, job.profile)
+            trace.queued = round((job.ended or time.time()) - job.accepted, 1)
             await self._give(exchange, trace, queue, job, asked.applied(seconds))
             return True
         except Refusal as refusal:
             if exchange.status is None:
                 raise
             trace.code, trace.reason = refusal.code, refusal.reason
-            voice, _usage = await queue.voice(job) if job.waits or job.status else (ChatVoice(job.profile), False)
+            try:
+                voice, _usage = await queue.voice(job)
+            except Refusal:  # its words went with it, or cannot be read
+                voice = ChatVoice(job.profile)
             await exchange.write(voice.failed(refusal))
             await exchange.end()
             return False
@@ -306,7 +319,7 @@ class Admission:
         exchange: Exchange, trace: Trace, queue: PrivateQueue, job: Job, seconds: float, applied: dict[str, str]
     ) -> None:
         """Hold the connection; a stream hears a comment now and then, so that nobody on the way gives it up."""
-        until = time.monotonic() + seconds
+        until = exchange.received + seconds
         step = queue.settings.keep_alive_seconds if job.stream else seconds
         while not await queue.ended(job, min(step, max(0.0, until - time.monotonic()))):
             if time.monotonic() >= until:
@@ -373,9 +386,10 @@ class Admission:
             self._queue.close_doors()
 
     # ---- one request to the gateway
-    async def _perform(self, exchange: Exchange, trace: Trace, call: Call) -> None:
+    async def _perform(self, exchange: Exchange, trace: Trace, call: Call, seconds: float) -> None:
+        """Pass it on; seconds: until the answer begins."""
         try:
-            async with asyncio.timeout(call.rule.timeout) as clock, self._gateway.complete(call.body) as response:
+            async with asyncio.timeout(seconds) as clock, self._gateway.complete(call.body) as response:
                 if response.status_code != 200:
                     raw = await upstream.whole(response, self._config.limits.max_response_bytes)
                     raise outcome.refusal_for(call.profile, call.rule, outcome.read_error(response.status_code, raw))
@@ -385,7 +399,7 @@ class Admission:
                 else:
                     await self._whole(exchange, trace, call, response, clock)
         except TimeoutError:
-            raise outcome.nothing_local(call.profile, call.rule, "timeout") from None
+            raise outcome.nothing_local(call.profile, call.rule, outcome.TIMEOUT) from None
         except upstream.GatewayError as error:
             raise outcome.nothing_local(call.profile, call.rule, str(error)) from None
 
@@ -467,6 +481,12 @@ class Admission:
             raise outcome.interrupted(str(error)) from None
         except (sse.EventTooLargeError, ValueError):
             raise outcome.interrupted("broken event") from None
+
+
+def _queues(config: Config, settings: Queue) -> bool:
+    """Whether a chain ends in the queue, or did once: what its file holds is answered, wiped and forgotten in time."""
+    ends = any(rule.terminal == "queue" for rule in config.rules.profiles.values())
+    return ends or (Path(settings.directory) / FILE).exists()
 
 
 def models_of(profile: str) -> dict[str, object]:

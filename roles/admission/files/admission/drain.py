@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +20,15 @@ from admission.answer import packed
 from admission.config import Queue, Rule
 from admission.errors import Refusal
 from admission.journal import Ended, Job, Journal, JournalError
-from admission.lines import Lines
+from admission.lines import PATIENT_TIMEOUTS, Lines
 from admission.log import Log
 from admission.routes import voice_again
 from admission.waiting import packed_refusal
 
 PROBE_SECONDS = 120.0
+FAULT_PAUSE = 1.0
 STORE_PAUSE = 30.0
-"""After an answer could not be stored, the job is left alone for so long."""
+"""After an answer could not be stored, the job is left alone for so long; so is reading ahead, after it failed."""
 SMOOTH = 0.2
 SMALL = 64 * 1024
 """Bodies of this size are read before their turn."""
@@ -86,10 +87,11 @@ class Drainer:
         self._settings, self._rules, self._salts = settings, rules, salts
         self._journal, self._gateway, self._log = journal, gateway, log
         self._max_response_bytes, self._live, self._ended = max_response_bytes, live, ended
-        self._busy = 0
+        self._working: set[str] = set()
         self._wake = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ready: dict[str, bytes] = {}
+        self._no_read_ahead = float("-inf")
 
     # ---- what others tell it
     def wake(self) -> None:
@@ -101,11 +103,11 @@ class Drainer:
         self.lines.add(job)
         self.wake()
 
-    def drop(self, job_id: str) -> None:
+    def drop(self, job: Job, state: str) -> None:
         """A job was ended by somebody else: its work is broken off, which closes the connection to the engine."""
-        self.lines.drop(job_id)
-        self._ready.pop(job_id, None)
-        task = self._tasks.get(job_id)
+        self._over(job, state)
+        self._ready.pop(job.id, None)
+        task = self._tasks.get(job.id)
         if task is not None:
             task.cancel()
 
@@ -134,7 +136,12 @@ class Drainer:
         try:
             while True:
                 self._wake.clear()
-                pause = self._step()
+                try:
+                    pause = self._step()
+                except Exception as error:  # noqa: BLE001 - whatever is wrong with one job, the others go on
+                    self._log.fault(error)
+                    await asyncio.sleep(FAULT_PAUSE)
+                    continue
                 try:
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
@@ -159,11 +166,12 @@ class Drainer:
                 self._start(f"probe {profile}", self._probe(profile, engine))
             else:
                 waits.append(due)
-        while True:
-            job = self.lines.next(self._up, self._busy, self._live(), now, self._journal.clock())
+        # An answer that waits for the disk has no slot any more, but memory: there are no more of them than slots.
+        while len(self.lines.at_work) < 2 * self._settings.slots:
+            job = self.lines.next(self._up, len(self._working), self._live(), now, self._journal.clock())
             if job is None:
                 break
-            self._busy += 1
+            self._working.add(job.id)
             self.lines.at_work.add(job.id)
             self._start(job.id, self._serve(job))
         self._read_ahead(now)
@@ -175,7 +183,7 @@ class Drainer:
         ahead = [job.id for job in self.lines.upcoming(self._up, self._settings.slots, now) if job.size <= SMALL]
         self._ready = {name: body for name, body in self._ready.items() if name in ahead}
         missing = [name for name in ahead if name not in self._ready]
-        if missing and READ_AHEAD not in self._tasks:
+        if missing and READ_AHEAD not in self._tasks and now >= self._no_read_ahead:
             self._start(READ_AHEAD, self._read(missing))
 
     async def _read(self, names: list[str]) -> None:
@@ -189,7 +197,7 @@ class Drainer:
     def _up(self, profile: str) -> bool:
         return bool(self.engines[profile].up)
 
-    def _start(self, name: str, work: Awaitable[None]) -> None:
+    def _start(self, name: str, work: Coroutine[None, None, None]) -> None:
         async def guarded() -> None:
             try:
                 await work
@@ -197,14 +205,29 @@ class Drainer:
                 return
             except JournalError as error:
                 self._log.event("queue_fault", reason=str(error))
+                self._failed(name)
             except Exception as error:  # noqa: BLE001 - the worker outlives any single job
                 self._log.fault(error)
-            finally:
-                self._tasks.pop(name, None)
-                self.lines.at_work.discard(name)
-                self.wake()
+                self._failed(name)
 
-        self._tasks[name] = asyncio.create_task(guarded())
+        def over(ended: asyncio.Task[None]) -> None:
+            # Not in `guarded`: a task that is cancelled before its first step never gets there.
+            work.close()
+            if self._tasks.get(name) is ended:
+                del self._tasks[name]
+            self._working.discard(name)
+            self.lines.at_work.discard(name)
+            self.wake()
+
+        task = self._tasks[name] = asyncio.create_task(guarded())
+        task.add_done_callback(over)
+
+    def _failed(self, name: str) -> None:
+        """A fault of our own, or of the disk: others go first, and nothing is tried again at once."""
+        if name == READ_AHEAD:
+            self._no_read_ahead = time.monotonic() + STORE_PAUSE
+        else:
+            self.lines.failed(name, time.monotonic(), aside=True)
 
     # ---- one completion
     async def _complete(self, profile: str, body: bytes, seconds: float) -> Found:
@@ -217,7 +240,7 @@ class Drainer:
                     raise outcome.refusal_for(profile, rule, outcome.read_error(response.status_code, raw))
                 backend = outcome.backend_of(response.headers, profile, rule)
         except TimeoutError:
-            raise outcome.nothing_local(profile, rule, "timeout") from None
+            raise outcome.nothing_local(profile, rule, outcome.TIMEOUT) from None
         except upstream.GatewayError as error:
             raise outcome.nothing_local(profile, rule, str(error)) from None
         document = outcome.completion(raw)
@@ -247,13 +270,19 @@ class Drainer:
             engine.probing = False
             engine.probed = time.monotonic()
 
+    async def _well(self, profile: str, engine: Engine) -> bool:
+        """Whether the engine answers one token now: then it was the job that took so long. Nobody else is begun."""
+        engine.up, engine.probing = None, True
+        await self._probe(profile, engine)
+        return self._up(profile)
+
     async def _serve(self, job: Job) -> None:
         began = time.monotonic()
         try:
             found = await self._answer_to(job)
         finally:
             # The slot is free for the next job while this one's answer is stored.
-            self._busy -= 1
+            self._working.discard(job.id)
             self.wake()
         if found is None:
             return
@@ -273,8 +302,7 @@ class Drainer:
         if not body:
             body = await asyncio.wrap_future(self._journal.read(lambda db: on_disk.request_of(db, job.id)))
         if body is None:
-            self.lines.drop(job.id)
-            self._ended(job, "gone")
+            self._over(job, "gone")
             return None
         self.work.attempts += 1
         self._journal.write(on_disk.begin(job.id))
@@ -284,11 +312,15 @@ class Drainer:
         except Refusal as refusal:
             if refusal.code in FINAL:
                 return refusal
+            self._log.event("queue_attempt", profile=job.profile, job=job.seq, reason=refusal.reason)
+            if refusal.reason in outcome.TIMEOUTS and await self._well(job.profile, engine):
+                if self.lines.too_late(job.id, time.monotonic()):
+                    return outcome.too_slow(job.profile, self._rules[job.profile], PATIENT_TIMEOUTS)
+                return None
             long = outcome.too_long_for_now(refusal)
             self.lines.failed(job.id, time.monotonic(), aside=long)
             if not long:
                 engine.up, engine.probed = False, time.monotonic()
-            self._log.event("queue_attempt", profile=job.profile, job=job.seq, reason=refusal.reason)
             return None
         engine.up = True
         return found
@@ -299,13 +331,13 @@ class Drainer:
         if kept is None:
             return None
         state: dict[str, Any] = json.loads(kept)["state"]
-        before = packed(found.document) if job.stream else b""
         try:
-            said = voice_again(job.route, state, job.profile).whole(found.document)
+            before = packed(found.document) if job.stream else b""
+            said = packed(voice_again(job.route, state, job.profile).whole(found.document))
         except ValueError:
             self._log.event("queue_attempt", profile=job.profile, job=job.seq, reason="answer is no completion")
             return None
-        return Ended("completed", before or packed(said), 200, found.backend)
+        return Ended("completed", before or said, 200, found.backend)
 
     @staticmethod
     def _refused(refusal: Refusal) -> Ended:
@@ -320,12 +352,14 @@ class Drainer:
             self.lines.paused[job.id] = time.monotonic() + STORE_PAUSE
             self._log.event("queue_fault", reason=str(error), job=job.seq)
             return
-        self.lines.drop(job.id)
+        self._over(job, ended.state if first else "gone")
         if first:
-            self._ended(job, ended.state)
             waited = round(self._journal.clock() - job.accepted, 1)
             self._log.event(
                 "queue_end", profile=job.profile, job=job.seq, state=ended.state, backend=ended.backend, waited=waited
             )
-        else:
-            self._ended(job, "gone")
+
+    def _over(self, job: Job, state: str) -> None:
+        """It waits no longer, and that is counted once, whoever sees it first."""
+        if self.lines.drop(job.id):
+            self._ended(job, state)

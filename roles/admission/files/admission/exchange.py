@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
+from admission.answer import packed
 from admission.config import Limits
 from admission.errors import ClientGoneError, Refusal
 
@@ -54,6 +56,8 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._body_read = False
+        self.received = 0.0
+        """When the body was there, on the monotonic clock."""
 
     async def body(self) -> bytes:
         """The whole body. Its size is counted as it arrives, whatever the headers say.
@@ -70,6 +74,7 @@ class Exchange:
                         raise body_too_large(self._limits.max_body_bytes)
         except TimeoutError:
             raise Refusal(408, "body_timeout", "The request body did not arrive in time", reason="slow body") from None
+        self.received = time.monotonic()
         return bytes(collected)
 
     async def _next_piece(self) -> bytes:
@@ -139,4 +144,4 @@ class Exchange:
 
     async def answer_json(self, document: object, headers: Mapping[str, str]) -> None:
         """Send a 200 with a JSON document."""
-        await self.answer(200, json.dumps(document, ensure_ascii=False).encode(), headers)
+        await self.answer(200, packed(document), headers)

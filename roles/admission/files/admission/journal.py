@@ -11,6 +11,7 @@ import hashlib
 import os
 import queue
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ WAL_BYTES = 64 * 1024 * 1024
 TABLES = ("jobs", "requests", "results", "orders")
 GROUP = 64
 """Operations that share one commit, at most."""
+DIED = 70
+"""Status with which the process ends when a thread does (EX_SOFTWARE of sysexits.h)."""
 
 State = Literal["queued", "completed", "failed", "cancelled", "expired"]
 Result = TypeVar("Result")
@@ -83,7 +86,11 @@ class Bounds:
 
 @dataclass(frozen=True)
 class NewJob:
-    """A request that shall wait. key: digest of its idempotency key; print: digest of the request."""
+    """A request that shall wait.
+
+    key: digest of its idempotency key; print: digest of the request, against which a retry is held: kept with a key
+    alone.
+    """
 
     id: str
     profile: str
@@ -187,10 +194,12 @@ def find_key(db: sqlite3.Connection, profile: str, key: bytes, fingerprint: byte
     ).fetchone()
     if row is None:
         return None
+    job = _job(row[:-1])
+    if job.state in ("cancelled", "expired"):
+        return None
     if row[-1] != fingerprint:
         raise KeyReusedError
-    job = _job(row[:-1])
-    return None if job.state in ("cancelled", "expired") else job
+    return job
 
 
 def accept(new: NewJob, bounds: Bounds, folder: Path, now: float) -> Callable[[sqlite3.Connection], Job]:
@@ -207,7 +216,7 @@ def accept(new: NewJob, bounds: Bounds, folder: Path, now: float) -> Callable[[s
         seq = db.execute(
             "INSERT INTO jobs (id, profile, route, stream, state, accepted, size, key, print)"
             " VALUES (?, ?, ?, ?, 'queued', ?, ?, ?, ?)",
-            (new.id, new.profile, new.route, int(new.stream), now, size, new.key, new.print),
+            (new.id, new.profile, new.route, int(new.stream), now, size, new.key, new.print if new.key else b""),
         ).lastrowid
         db.execute("INSERT INTO requests (seq, body, voice) VALUES (?, ?, ?)", (seq, new.body, new.voice))
         job = find(db, new.id)
@@ -269,10 +278,10 @@ def finish(job_id: str, ended: Ended, now: float, *, wipe: bool) -> Callable[[sq
                 "INSERT INTO results (seq, digest, body) VALUES (?, ?, ?)", (row[0], digest(ended.body), ended.body)
             )
         if wipe:
-            # What the answer is said with stays as long as the answer.
-            db.execute("UPDATE requests SET body = x'' WHERE seq = ?", row)
+            _wipe(db, row[0])
         if not ended.body:
             db.execute("DELETE FROM requests WHERE seq = ?", row)
+            db.execute("UPDATE jobs SET key = NULL, print = x'' WHERE seq = ?", row)
         return True
 
     return run
@@ -285,9 +294,15 @@ def fetched(job_id: str, now: float) -> Callable[[sqlite3.Connection], None]:
         row = db.execute("SELECT seq FROM jobs WHERE id = ? AND state <> 'queued'", (job_id,)).fetchone()
         if row:
             db.execute("UPDATE jobs SET fetched = coalesce(fetched, ?) WHERE seq = ?", (now, row[0]))
-            db.execute("UPDATE requests SET body = x'' WHERE seq = ? AND length(body) > 0", row)
+            _wipe(db, row[0])
 
     return run
+
+
+def _wipe(db: sqlite3.Connection, seq: int) -> None:
+    """The request goes. What a stream's answer is said with stays as long as the answer; a plain one needs nothing."""
+    db.execute("DELETE FROM requests WHERE seq = (SELECT seq FROM jobs WHERE seq = ? AND NOT stream)", (seq,))
+    db.execute("UPDATE requests SET body = x'' WHERE seq = ? AND length(body) > 0", (seq,))
 
 
 def remove(job_id: str) -> Callable[[sqlite3.Connection], None]:
@@ -428,6 +443,17 @@ def cause_of(error: Exception) -> str:
     return str(name or getattr(error, "strerror", None) or type(error).__name__)
 
 
+def end_process(name: str, error: BaseException) -> None:
+    """A part without which nothing is served has died: end at once, so that systemd starts the service anew.
+
+    As a kill does; what was accepted is on disk, and what was not committed was promised to nobody.
+    """
+    cause = type(error).__name__
+    sys.stderr.write(f"admission: {name} has died ({cause}); the process ends, to be started anew. No job is lost.\n")
+    sys.stderr.flush()
+    os._exit(DIED)
+
+
 @dataclass(frozen=True)
 class _Item:
     operation: Operation
@@ -448,14 +474,22 @@ class _Thread:
 
     def __init__(self, name: str) -> None:
         self._todo: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
         self._thread.start()
 
     def __call__(self, operation: Callable[[sqlite3.Connection], Result], *, alone: bool = False) -> Future[Result]:
         """Run it in the thread. alone: the writer runs it outside of any transaction."""
         future: Future[Result] = Future()
+        # It runs from the start: nobody can cancel it, and who stops waiting only does not hear of it.
+        future.set_running_or_notify_cancel()
         self._todo.put(_Item(operation, future, alone))
         return future
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # noqa: BLE001 - without its thread the journal answers nobody, ever again
+            end_process(self._thread.name, error)
 
     def _run(self) -> None:
         while (first := self._todo.get()) is not None:

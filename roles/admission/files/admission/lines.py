@@ -12,6 +12,8 @@ from admission.journal import Job
 
 PATIENT_FAILURES = 3
 """So often a job is tried again at once when its engine comes back; then it steps aside."""
+PATIENT_TIMEOUTS = 3
+"""So often a job may take all the time that its chain has, while its engine answers others; then it has failed."""
 SUSPECT_ATTEMPTS = 6
 LONGEST_PAUSE = 300.0
 
@@ -31,6 +33,8 @@ class Lines:
     at_work: set[str] = field(default_factory=set)
     paused: dict[str, float] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    late: dict[str, int] = field(default_factory=dict)
+    """Jobs whose answer was not there in time though their engine answers others, and how often."""
     ordered: int = 0
     """Jobs up to this number do not yield: the administrator has asked for them."""
     known: dict[str, Job] = field(default_factory=dict)
@@ -48,13 +52,15 @@ class Lines:
             self.failures[job.id] = job.attempts
             self.paused[job.id] = now + pause_after(job.attempts)
 
-    def drop(self, job_id: str) -> None:
-        """A job waits no longer."""
+    def drop(self, job_id: str) -> bool:
+        """A job waits no longer. Whether it did until now: who hears True counts its end."""
         job = self.known.pop(job_id, None)
         self.paused.pop(job_id, None)
         self.failures.pop(job_id, None)
+        self.late.pop(job_id, None)
         if job is not None:
             del self.lines[job.profile][self._at(job)]
+        return job is not None
 
     def _at(self, job: Job) -> int:
         return bisect.bisect_left(self.lines[job.profile], job.seq, key=lambda one: one.seq)
@@ -69,6 +75,12 @@ class Lines:
         if job_id in self.known:
             self.failures[job_id] = max(self.failures.get(job_id, 0) + 1, PATIENT_FAILURES if aside else 0)
             self.paused[job_id] = now + pause_after(self.failures[job_id])
+
+    def too_late(self, job_id: str, now: float) -> bool:
+        """It took all its time, and its engine is well. Whether that was once too often."""
+        self.failed(job_id, now, aside=True)
+        self.late[job_id] = self.late.get(job_id, 0) + 1
+        return self.late[job_id] >= PATIENT_TIMEOUTS
 
     def heads(self, profiles: Iterable[str], now: float) -> list[Job]:
         """The next job of each of these profiles: the first that is not at work and does not pause."""

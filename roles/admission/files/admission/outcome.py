@@ -17,6 +17,9 @@ from admission.errors import Refusal
 QUEUE_RETRY_SECONDS = 30
 TOO_LONG = "context_length_exceeded"
 NOTHING_LOCAL = "no_local_engine"
+TIMEOUT = "timeout"
+TIMEOUTS = (TIMEOUT, "gateway answered 408", "gateway answered 504")
+"""The reasons when the time was over: the chain's here, or a link's in the gateway."""
 
 _OVERFLOW = ("contextwindowexceeded", "context_length_exceeded", "context length", "context size", "maximum context")
 _FALLBACK_OVERFLOW = "also failed: litellm.contextwindowexceedederror"
@@ -73,6 +76,19 @@ def nothing_local(profile: str, rule: Rule, reason: str, *, overflow: bool = Fal
         type="server_error",
         headers=_NO_RETRY,
         reason=reason,
+    )
+
+
+def too_slow(profile: str, rule: Rule, tries: int) -> Refusal:
+    """A job whose answer takes longer than its chain allows, again and again, from an engine that answers others."""
+    return Refusal(
+        504,
+        "answer_too_slow",
+        f"The engine did not finish the answer within {rule.timeout:.0f} seconds, {tries} times, though it answers "
+        f"others. The chain of profile '{profile}' allows no more. Ask for less at once, or for fewer tokens.",
+        type="server_error",
+        headers=_NO_RETRY,
+        reason=TIMEOUT,
     )
 
 
@@ -167,11 +183,12 @@ def completion(raw: bytes) -> dict[str, object] | None:
     """The chat completion that these bytes are, or None."""
     try:
         document = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(document, dict) or not isinstance(document.get("choices"), list):
+    choices = document.get("choices") if isinstance(document, dict) else None
+    if not isinstance(choices, list) or not choices:
         return None
-    return document
+    return document if all(isinstance(one, dict) and isinstance(one.get("message"), dict) for one in choices) else None
 
 
 def clean(document: dict[str, object], profile: str) -> dict[str, object]:

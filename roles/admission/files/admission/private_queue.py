@@ -12,9 +12,9 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,9 +56,8 @@ class PrivateQueue:
         bounds = Bounds(
             settings.jobs, settings.bytes, settings.free_bytes, settings.expiry_seconds, settings.retention_seconds
         )
-        self._rules: dict[str, Rule] = {
-            profile: rule for profile, rule in config.rules.profiles.items() if rule.terminal == "queue"
-        }
+        # Of every profile: what was taken in is answered, even if the chain no longer ends in the queue.
+        self._rules: Mapping[str, Rule] = config.rules.profiles
         self._journal = Journal(Path(settings.directory), bounds)
         self._drainer = Drainer(
             settings, self._rules, salts, self._journal, gateway, config.limits.max_response_bytes,
@@ -72,7 +71,7 @@ class PrivateQueue:
         self._ringing: Counter[str] = Counter()
         self._closing = asyncio.Event()
         self._outcomes: Counter[tuple[str, str]] = Counter()
-        self._waits = {profile: Waits() for profile in self._rules}
+        self._waits = {profile: Waits() for profile, rule in self._rules.items() if rule.terminal == "queue"}
         self._counters: Counter[str] = Counter(accepted_total=0, refused_total=0)
         self._tasks: list[asyncio.Task[None]] = []
         self._changes = -1
@@ -81,9 +80,10 @@ class PrivateQueue:
     # ---- life
     async def start(self) -> None:
         """Read what waits and begin to work. Raises JournalError."""
-        for job in await self._reading(on_disk.waiting):
+        jobs, strangers = await self._waiting()
+        for job in jobs:
             self._drainer.lines.remember(job, time.monotonic())
-        self._log.event("queue_open", waiting=len(self._drainer.lines.known))
+        self._log.event("queue_open", waiting=len(jobs), without_profile=strangers or None)
         self._tasks = [
             asyncio.create_task(self._drainer.run()),
             asyncio.create_task(self._often(self._look, LOOK_SECONDS)),
@@ -116,12 +116,17 @@ class PrivateQueue:
                 self._log.fault(error)
             await asyncio.sleep(seconds)
 
+    async def _waiting(self) -> tuple[list[Job], int]:
+        """The jobs that wait, and how many more do whose profile is gone: nobody could answer them; they expire."""
+        found = await self._reading(on_disk.waiting)
+        jobs = [job for job in found if job.profile in self._rules]
+        return jobs, len(found) - len(jobs)
+
     async def _reading(self, operation: Callable[..., Result]) -> Result:
         return await asyncio.wrap_future(self._journal.read(operation))
 
     async def _writing(self, future: Future[Result]) -> Result:
-        # Once begun it is not taken back, whoever stops waiting for it.
-        return await asyncio.shield(asyncio.wrap_future(future))
+        return await asyncio.wrap_future(future)
 
     # ---- what happens by the clock
     async def _look(self) -> None:
@@ -129,23 +134,23 @@ class PrivateQueue:
         changes = await self._writing(self._journal.changes())
         if changes == self._changes:
             return
-        self._changes = changes
         self._drainer.lines.ordered = await self._reading(lambda db: on_disk.order_of(db, "drain"))
         before = list(self._drainer.lines.known.values())  # what is taken in meanwhile is not in what is read now
-        there = {job.id: job for job in await self._reading(on_disk.waiting)}
+        there = {job.id: job for job in (await self._waiting())[0]}
         for job in [job for job in before if job.id not in there]:
-            self._drainer.drop(job.id)
-            self._has_ended(job, "cancelled")
+            now = await self._reading(lambda db, name=job.id: on_disk.find(db, name))
+            if now is None or now.state not in ("completed", "failed"):  # else it is the worker's, who counts it
+                self._drainer.drop(job, now.state if now else "gone")
         for job in there.values():
             self._drainer.add(job)
         self._drainer.wake()
+        self._changes = changes  # only now: what a fault broke off is looked at again
 
     async def _sweep(self) -> None:
         for name in await self._writing(self._journal.sweep()):
             job = self._drainer.lines.known.get(name)
-            self._drainer.drop(name)
             if job is not None:
-                self._has_ended(job, "expired")
+                self._drainer.drop(job, "expired")
         await self._writing(self._journal.tidy())
 
     async def _tell(self) -> None:
@@ -158,6 +163,8 @@ class PrivateQueue:
         lines = []
         for profile, rule in sorted(self._rules.items()):
             there = self._drainer.lines.lines.get(profile) or []
+            if not there and rule.terminal != "queue":
+                continue
             oldest = max(0.0, now - there[0].accepted) if there else 0.0
             lines.append(Line(profile, len(there), oldest, self._drainer.engines[profile].up, modes_of(rule)))
         work = self._drainer.work
@@ -174,7 +181,7 @@ class PrivateQueue:
         if state != "gone":
             self._outcomes[(job.profile, state)] += 1
         if state == "completed":
-            self._waits[job.profile].add(self._journal.clock() - job.accepted)
+            self._waits.setdefault(job.profile, Waits()).add(self._journal.clock() - job.accepted)
         bell = self._bells.get(job.id)
         if bell is not None:
             bell.set()
@@ -183,6 +190,11 @@ class PrivateQueue:
     def engine(self, profile: str, *, up: bool) -> None:
         """What a live request has found."""
         self._drainer.engine(profile, up=up)
+
+    def away(self, profile: str) -> bool:
+        """Whether the worker knows that nothing would answer: somebody waits, so that it asks again and again."""
+        engine, lines = self._drainer.engines[profile], self._drainer.lines
+        return engine.up is False and bool(lines.heads((profile,), time.monotonic()))
 
     def wake(self) -> None:
         """A live request has ended: there may be a slot."""
@@ -265,10 +277,8 @@ class PrivateQueue:
 
     async def look(self, job_id: str, profile: str) -> Job:
         """The job as it is now. Raises Refusal: 404 for every other profile."""
-        try:
+        with self._stays(job_id):
             job = await self._reading(lambda db: on_disk.find(db, job_id, profile))
-        except JournalError as error:
-            raise waiting.broken(str(error)) from None
         if job is None:
             raise waiting.unknown()
         return job
@@ -290,26 +300,34 @@ class PrivateQueue:
     @asynccontextmanager
     async def answer(self, job: Job) -> AsyncIterator[bytes]:
         """The stored answer or error of a job that has one, while it is given out. Raises Refusal."""
-        try:
+        with self._stays(job.id):
             size = await self._reading(lambda db: on_disk.result_size(db, job.id))
-            if size > LARGE:
-                async with self._large:
-                    yield await self._stored(job)
-            else:
+        if size > LARGE:
+            async with self._large:
                 yield await self._stored(job)
+        else:
+            yield await self._stored(job)
+
+    @contextmanager
+    def _stays(self, job_id: str) -> Iterator[None]:
+        """What fails here is no loss: the job is on disk. Raises Refusal (503)."""
+        try:
+            yield
         except JournalError as error:
-            self._log.event("queue_fault", reason=str(error), job=job.seq)
-            raise waiting.broken(str(error)) from None
+            self._log.event("queue_fault", reason=str(error))
+            raise waiting.unread(job_id, str(error)) from None
 
     async def _stored(self, job: Job) -> bytes:
-        raw = await self._reading(lambda db: on_disk.result_of(db, job.id))
+        with self._stays(job.id):
+            raw = await self._reading(lambda db: on_disk.result_of(db, job.id))
         if raw is None:
             raise waiting.unknown()
         return raw
 
     async def voice(self, job: Job) -> tuple[Voice, bool]:
         """How its answer is said, and whether a stream ends with the numbers. Raises Refusal."""
-        raw = await self._reading(lambda db: on_disk.voice_of(db, job.id))
+        with self._stays(job.id):
+            raw = await self._reading(lambda db: on_disk.voice_of(db, job.id))
         if raw is None:
             raise waiting.unknown()
         kept = json.loads(raw)
@@ -325,14 +343,11 @@ class PrivateQueue:
 
     async def cancel(self, job: Job) -> Job:
         """End a job that waits, or forget one that has ended. Raises Refusal."""
-        try:
+        with self._stays(job.id):
             if job.waits and await self._writing(self._journal.finish(job.id, Ended("cancelled"), wipe=True)):
-                self._drainer.drop(job.id)
-                self._has_ended(job, "cancelled")
+                self._drainer.drop(job, "cancelled")
                 return await self.look(job.id, job.profile)
             await self._writing(self._journal.write(on_disk.remove(job.id)))
-        except JournalError as error:
-            raise waiting.broken(str(error)) from None
         return job
 
 

@@ -37,7 +37,7 @@ def folder_of(config: Path) -> Path:
         raise ToldError(f"{config}: names no queue; end a T1 chain of the policy with queue and run site.yml")
     path = Path(queue.directory)
     if not (path / journal.FILE).is_file():
-        raise ToldError(f"{path / journal.FILE}: is not there; the service makes it when it starts")
+        raise ToldError(f"{path / journal.FILE}: is not there; the service makes it, if a chain ends in queue")
     return path
 
 

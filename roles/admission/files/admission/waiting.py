@@ -112,6 +112,21 @@ def broken(reason: str) -> Refusal:
     )
 
 
+def unread(job_id: str, reason: str) -> Refusal:
+    """The queue's file or disk fails for a job that it has: the job stays."""
+    url = JOB_PATH + job_id
+    return Refusal(
+        503,
+        "job_unreadable",
+        "The private queue cannot be read or written now. The job stays; it did not leave this machine. Ask again with "
+        f"{url}. This is a fault of the machine; its log names the cause.",
+        type="server_error",
+        headers={"retry-after": str(RETRY_SECONDS), "location": url, **NO_RETRY},
+        reason=f"queue: {reason}",
+        extra={"job": url},
+    )
+
+
 def key_reused() -> Refusal:
     """An idempotency key with another request."""
     return Refusal(

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from admission import journal
 from admission_standin import KEYS
 from queue_service import Machine, machine, question
 
@@ -362,7 +363,91 @@ def test_many_large_requests_wait_on_disk(tmp_path: Path, number: int, size: int
         assert {answer.status_code for answer in answers} == {200}
         assert peak - before < 125 * size / 1e6, "eight at work and four taken in, each some copies; not all of them"
         for one in slow:
+            one.settimeout(90)
+            assert one.recv(64).startswith(b"HTTP/1.1 408 "), "half a request is told that it came too late"
             one.close()
+
+
+def half(port: int, *, body: bool) -> socket.socket:
+    """A client that sends half a head, or a whole one and the beginning of its body."""
+    one = socket.create_connection(("127.0.0.1", port), 20)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    rest = b"authorization: Bearer " + KEYS["private"].encode() + b"\r\ncontent-length: 1000\r\n\r\n{"
+    one.sendall(head + rest if body else head)
+    return one
+
+
+def test_slow_clients_are_told_or_closed_and_become_no_jobs(tmp_path: Path) -> None:
+    """More of them than there are places: they feed a byte now and then, and none holds a place beyond the bounds."""
+    with machine(tmp_path, limits={"body_seconds": 1, "header_seconds": 1}) as slow:
+        slow.start_gateway(**AWAY)
+        slow.start()
+        bodies, heads = ([half(slow.port, body=body) for _ in range(30)] for body in (True, False))
+        began, said = time.monotonic(), dict.fromkeys(bodies + heads, b"")
+        ended: dict[socket.socket, float] = {}
+        while len(ended) < len(said) and time.monotonic() - began < 30:
+            for one in [one for one in said if one not in ended]:
+                try:
+                    one.send(b" " if one in bodies else b"x")
+                    one.settimeout(0.001)
+                    piece = one.recv(4096)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    piece = b""
+                said[one] += piece
+                if not piece:
+                    ended[one] = time.monotonic() - began
+        assert len(ended) == len(said), "nobody holds a connection for as long as he likes"
+        assert {said[one].split(b" ")[1] for one in bodies} <= {b"408", b"429"}
+        assert sum(said[one].startswith(b"HTTP/1.1 408") for one in bodies) >= 8, "those that had a slot"
+        assert {said[one] for one in heads} == {b""}
+        assert max(ended[one] for one in heads) < 6
+        assert slow.jobs() == []
+        job_of(slow.ask("afterwards", headers=NOW))
+
+
+@pytest.mark.nightly
+def test_ten_thousand_jobs_deep(tmp_path: Path) -> None:
+    """Stated answers, bounded memory, nothing lost by a kill, and each job its own answer in the end."""
+    number = 10_000
+    texts = [f"deep-{at}" for at in range(number)]
+    with machine(tmp_path, jobs=number, slots=4) as deep:
+        bounds = journal.Bounds(number, 8 << 30, 0, 1e9, 1e9)
+        filling = journal.Journal(deep.data, bounds)
+        taken = []
+        for text in texts:
+            body = json.dumps(question(text)).encode()
+            mark = journal.digest(text.encode())
+            name, voice = f"{text:-<43}", b'{"state":{},"usage":false}'
+            new = journal.NewJob(name, "private", "/v1/chat/completions", False, body, voice, mark, mark)
+            taken.append(filling.accept(new))
+        assert all(one.result().waits for one in taken)
+        filling.close()
+        deep.start_gateway(**AWAY)
+        for _ in range(2):
+            began = time.monotonic()
+            deep.start()
+            seen = deep.get(f"/v1/queue/{texts[-1]:-<43}").json()
+            assert (seen["status"], seen["position"]) == ("queued", number)
+            took = time.monotonic() - began
+            full = deep.ask("one more", headers=NOW)
+            assert (full.status_code, full.json()["error"]["code"]) == (503, "queue_full")
+            assert f"{number} jobs wait, and {number} may" in full.json()["error"]["message"]
+            assert deep.service is not None
+            peak = memory(deep.service.pid)
+            sys.stderr.write(f"{number} deep: answers after {took:.1f} s, {peak} MiB at most\n")
+            assert peak < 150 and took < 30
+            deep.kill()
+        deep.start()
+        deep.tell(status=200, seconds=0)
+        jobs = deep.settled(900)
+        assert len(jobs) == number and {job.state for job in jobs} == {"completed"}
+        assert all(answer == f"answer to {text}" for text, answer in stored(deep, set(texts)).values())
+        places = [one["prompt"] for one in deep.served()]
+        assert sorted(set(places)) == sorted(texts)
+        assert all(abs(int(text.partition("-")[2]) - at) <= 50 for at, text in enumerate(places)), "in order"
+        assert deep.service is not None and memory(deep.service.pid) < 200
 
 
 def waiters(many: Machine, number: int) -> list[httpx.Response]:
@@ -432,6 +517,7 @@ def kills(folder: Path, number: int, seed: int) -> None:
         mortal.start()
         accepted: dict[str, str] = {}
         answered: dict[str, str] = {}
+        texts: set[str] = set()
         stop = threading.Event()
 
         def client(which: int) -> None:
@@ -439,6 +525,7 @@ def kills(folder: Path, number: int, seed: int) -> None:
             while not stop.is_set():
                 at += 1
                 text = f"{which}-{at}"
+                texts.add(text)
                 headers = {"idempotency-key": text, **(ASYNC if at % 3 else NOW)}
                 for _ in range(200):  # until it is promised: the same key, so that it is the same job
                     try:
@@ -450,7 +537,9 @@ def kills(folder: Path, number: int, seed: int) -> None:
                         accepted[text] = got.headers["location"]
                         break
                     if got.status_code == 200:
-                        answered[text] = got.headers.get("x-sovereign-job", "")
+                        plain = at % 2 or not got.headers["content-type"].startswith("text/event-stream")
+                        said = got.json()["choices"][0]["message"]["content"] if plain else content_of(got.text)
+                        answered[text] = said
                         break
                     time.sleep(0.02)
                 time.sleep(0.01)
@@ -475,11 +564,26 @@ def kills(folder: Path, number: int, seed: int) -> None:
         jobs = mortal.settled(120)
         assert len(accepted) > 5
         assert {job.state for job in jobs} == {"completed"}
-        names = [job.id for job in jobs]
+        there = stored(mortal, texts)
+        assert all(answer == f"answer to {text}" for text, answer in there.values()), "each its own answer"
         for text, url in accepted.items():
-            assert names.count(url.rpartition("/")[2]) == 1, "accepted and lost"
+            assert there[url.rpartition("/")[2]][0] == text, "accepted and lost"
             seen = mortal.get(url).json()
             assert seen["response"]["choices"][0]["message"]["content"] == f"answer to {text}"
+        assert answered == {text: f"answer to {text}" for text in answered}, "what a client heard is whole"
+
+
+def stored(mortal: Machine, texts: set[str]) -> dict[str, tuple[str, str]]:
+    """What each job asked (known by its key) and what is stored for it, by its name."""
+    by_key = {journal.digest(text.encode()): text for text in texts}
+    db = journal.connect(mortal.data / journal.FILE, read_only=True)
+    jobs = db.execute("SELECT id, key, print FROM jobs").fetchall()
+    answers = db.execute("SELECT id, body FROM results LEFT JOIN jobs USING (seq)").fetchall()
+    db.close()
+    assert len({row[2] for row in jobs}) == len(jobs), "two jobs of one request"
+    assert sorted(row[0] for row in answers) == sorted(row[0] for row in jobs), "one answer for each job, none besides"
+    said = {name: json.loads(body)["choices"][0]["message"]["content"] for name, body in answers}
+    return {name: (by_key[key], said[name]) for name, key, _print in jobs}
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:

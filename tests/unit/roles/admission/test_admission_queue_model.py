@@ -89,7 +89,7 @@ class Queue(RuleBasedStateMachine):
         try:
             job = self._do(journal.accept(new, BOUNDS, self.folder, self.now))
         except KeyReusedError:
-            assert holder is not None
+            assert holder is not None and self.jobs[holder].state not in ("cancelled", "expired")
             return
         except QueueFullError:
             assert len(waiting) >= BOUNDS.jobs
