@@ -58,6 +58,15 @@ async def until(pilot: Pilot[int], *words: str) -> str:
     raise AssertionError(f"{words} did not come; the last screen:\n{shown}")
 
 
+async def still(pilot: Pilot[int], *words: str) -> str:
+    """The screen with these words once all of it is drawn: the words may come before what stands around them."""
+    before, shown = "", await until(pilot, *words)
+    while shown != before:
+        await pilot.pause(0.25)
+        before, shown = shown, await until(pilot, *words)
+    return shown
+
+
 async def choose(pilot: Pilot[int], mode: str) -> None:
     """Move the cursor to a mode, from the top."""
     names = ["agent", "forensic", "coding", "creative", "audio", "music", "off"]
@@ -78,25 +87,25 @@ async def record(desk: Desk) -> list[tuple[str, str]]:
         await until(pilot, "forensic", "stops   nobody")
         await choose(pilot, "forensic")
         found.append(
-            ("`sovereignctl pick`, and the cursor on `forensic`:", await until(pilot, "starts  vllm-forensic"))
+            ("`sovereignctl pick`, and the cursor on `forensic`:", await still(pilot, "starts  vllm-forensic"))
         )
         await pilot.press("enter")
-        found.append(("Enter:", await until(pilot, "Switch from agent to forensic?")))
+        found.append(("Enter:", await still(pilot, "Switch from agent to forensic?")))
         await pilot.press("left", "enter")
         await asyncio.to_thread(desk.world.reached.wait, PATIENCE)
-        found.append(("*Switch*, and half a minute later:", await until(pilot, "> waiting for an answer", "0:29,")))
+        found.append(("*Switch*, and half a minute later:", await still(pilot, "> waiting for an answer", "0:29,")))
         desk.world.hold = ""
         desk.world.go.set()
         await until(pilot, "mode forensic")
         await pilot.pause(0.5)
-        found.append(("It serves:", await until(pilot, "mode forensic, 27000")))
+        found.append(("It serves:", await still(pilot, "mode forensic, 27000")))
         desk.world.at_work["vllm-forensic"] = desk.world.clock + 12
         await choose(pilot, "music")
         await pilot.press("enter")
-        found.append(("While the engine is at work, Enter on `music`:", await until(pilot, "Somebody is at work")))
+        found.append(("While the engine is at work, Enter on `music`:", await still(pilot, "Somebody is at work")))
         desk.world.die.add("music")
         await pilot.press("left", "left", "enter")
-        found.append(("*Wait for it*, and the engine does not come up:", await until(pilot, "What to do")))
+        found.append(("*Wait for it*, and the engine does not come up:", await still(pilot, "What to do")))
         await pilot.press("escape")
         await pilot.pause()
         await pilot.press("q")
