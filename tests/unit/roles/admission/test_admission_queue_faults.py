@@ -340,7 +340,7 @@ def test_an_engine_that_hangs_fails_no_job(tmp_path: Path, monkeypatch: pytest.M
                 return len(one.seen) >= 6
 
             await one.until(tried)
-            assert await one.state(url) == "queued"
+            assert await one.state(url) in ("queued", "running")
             one.engine = good
             await one.until(lambda: not one.queue._drainer.lines.known)
             assert await one.state(url) == "completed"
