@@ -26,7 +26,9 @@ def make(run: Run, name: str) -> Path:
     python = target / "bin/python"
     run.command([UV, "venv", "--python", sys.executable, target], why=f"Making the environment {name}")
     # Compiled once: the tools write no bytecode of their own, and would compile all that they import at every start.
-    sync = [UV, "pip", "sync", "--compile-bytecode", "--python", python, "--require-hashes", lock]
-    run.command(sync, why=f"Installing {lock.name}")
+    run.command(
+        [UV, "pip", "sync", "--compile-bytecode", "--python", python, "--require-hashes", lock],
+        why=f"Installing {lock.name}",
+    )
     mark.write_text(want)
     return target
