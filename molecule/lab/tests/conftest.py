@@ -158,8 +158,8 @@ class Lab:
     ) -> Answer:
         """Ask a profile from the tailnet client; ``more`` goes into the body.
 
-        A profile with a queue waits in it for ten seconds, unless ``headers`` say otherwise: a test that finds nothing
-        local hears of it.
+        A profile with a queue has twenty seconds for its answer, unless ``headers`` say otherwise: a test that finds
+        nothing local hears of it.
         """
         body = {"model": profile, "messages": [{"role": "user", "content": content}], "max_tokens": 8, **more}
         if stream:
@@ -170,7 +170,7 @@ class Lab:
             "headers": {
                 "Authorization": f"Bearer {self.key(profile)}",
                 "Content-Type": "application/json",
-                "Prefer": "wait=10",
+                "Prefer": "wait=20",
                 **(headers or {}),
             },
             "timeout": timeout,

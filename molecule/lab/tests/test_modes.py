@@ -234,7 +234,7 @@ def test_who_works_is_not_disturbed(modes: Modes) -> None:
     container = lab.engine_container("agent")
     lab.hub.run("docker", "exec", container, "python3", "-m", "standins.engine", "ctl", "speed", "15000")
     with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(lab.ask, "private", "Take your time.", timeout=60)
+        work = pool.submit(lab.ask, "private", "Take your time.", timeout=60, headers={"Prefer": "wait=50"})
         lab.until(lambda: _running(lab, container) >= 1, "it is at work", 20)
         (reason,) = ask("gpu_info").result["busy_reasons"]
         assert reason.startswith("vllm-agent: ") and reason.endswith(" requests running")
