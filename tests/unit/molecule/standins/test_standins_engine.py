@@ -351,7 +351,7 @@ def _in_background(ask: Ask, prompt: str, ended: list[tuple[str, float]]) -> thr
 def test_the_counters_of_a_stuck_core_stand_still(ask: Ask, running: engine.Engine, fault: str) -> None:
     ask("POST", "/v1/chat/completions", _chat())
     # The answer is whole before the engine has counted its end.
-    eventually(lambda: {"idle": _cache(ask) == 0.0})
+    eventually(lambda: {"count": _cache(ask) == 0.0})
     running.set_fault(fault)
     before = _cache(ask)
     ended: list[tuple[str, float]] = []
