@@ -26,6 +26,7 @@ def all_modes(raw_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert recap(again)["changed"] == 0, again
     yield Modes(lab)
     # Who is still there cannot be taken away: the mode agent has speech and the audio worker beside it.
+    switch("agent", **FORCE)
     refused = play("site", *words)
     said = " ".join((refused.stdout + refused.stderr).split())
     words_said = "gpu_tenants_enabled does not name audio-worker, tts any more"
