@@ -29,30 +29,43 @@ def tenant(**given: Any) -> Tenant:
 HERE = [Process(1, 100, "python3", "root", "engine")]
 
 
+class Quiet(http.server.BaseHTTPRequestHandler):
+    """Says what it is told to, and nothing of it on standard error."""
+
+    def say(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_words: object) -> None:
+        """Be quiet."""
+
+
 @contextmanager
-def answering(answers: dict[str, tuple[int, str]]) -> Iterator[str]:
-    """An HTTP service; its base address."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length") or 0))
-            status, text = answers.get(self.path, (404, "{}"))
-            self.send_response(status)
-            self.send_header("content-length", str(len(text.encode())))
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        do_GET = do_POST = answer  # noqa: N815 - the library's names
-
-        def log_message(self, *_words: object) -> None:
-            """Be quiet."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+def listening(handler: type[Quiet]) -> Iterator[str]:
+    """An HTTP service of this handler; its base address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
+
+
+@contextmanager
+def answering(answers: dict[str, tuple[int, str]]) -> Iterator[str]:
+    """An HTTP service; its base address."""
+
+    class Handler(Quiet):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.say(*answers.get(self.path, (404, "{}")))
+
+        do_GET = do_POST = answer  # noqa: N815 - the library's names
+
+    with listening(Handler) as url:
+        yield url
 
 
 GOOD = json.dumps({"choices": [{"message": {"content": "yes"}}], "usage": {"completion_tokens": 1}})
@@ -159,30 +172,22 @@ def silent_but(metrics: str | None, asked: list[tuple[str, str | None]]) -> Iter
     """A llama-server that answers no completion, and its metrics or not; its base address."""
     over = threading.Event()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def answer(self) -> None:
             asked.append((self.path, self.headers.get("authorization")))
             if self.path != "/metrics" or metrics is None:
                 over.wait(30)
                 self.close_connection = True
                 return
-            self.send_response(200)
-            self.send_header("content-length", str(len(metrics)))
-            self.end_headers()
-            self.wfile.write(metrics.encode())
+            self.say(200, metrics)
 
         do_GET = do_POST = answer  # noqa: N815 - the library's names
 
-        def log_message(self, *_words: object) -> None:
-            """Be quiet."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with listening(Handler) as url:
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield url
         finally:
             over.set()
-            server.shutdown()
 
 
 @pytest.mark.parametrize(
